@@ -1,0 +1,172 @@
+"""A scene put together from its tiles, predicted window by window, given back row by row.
+
+The windows of prediction are cut from the scene and not from its tiles, so how a corpus was tiled never changes a map.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.legend import IGNORED
+from shards.tile import NO_DATA, Tile
+
+Predict = Callable[[NDArray[np.uint16]], NDArray[np.float32]]
+"""Codes (n, bands, rows, cols) -> logits (n, classes, rows, cols)."""
+
+
+@dataclass(slots=True)
+class SceneTiles:
+    """The pixels and labels of one scene, read by windows from its stored tiles.
+
+    ``shape`` is (rows, cols) of the scene, ``windows`` (n, 4) row, col, rows, cols of each tile, ``load`` reads the
+    n-th tile. Read from the top downwards and ``forget`` what is behind: memory stays at a strip of tiles.
+    """
+
+    shape: tuple[int, int]
+    bands: int
+    windows: NDArray[np.int64]
+    load: Callable[[int], Tile]
+    _held: dict[int, Tile] = field(default_factory=dict, init=False)
+
+    def pixels(self, row: int, col: int, rows: int, cols: int) -> NDArray[np.uint16]:
+        """Give codes (bands, rows, cols); what no tile covers is no-data, also beyond the scene."""
+        out = np.full((self.bands, rows, cols), NO_DATA, np.uint16)
+        for n, there, here in self._overlaps(row, col, rows, cols):
+            out[:, *there] = self._tile(n).pixels[:, *here]
+        return out
+
+    def label(self, row: int, col: int, rows: int, cols: int) -> NDArray[np.uint8]:
+        """Give class ids (rows, cols); what no labelled tile covers is 255."""
+        out = np.full((rows, cols), IGNORED, np.uint8)
+        for n, there, here in self._overlaps(row, col, rows, cols):
+            label = self._tile(n).label
+            if label is not None:
+                out[there] = label[here]
+        return out
+
+    def forget(self, row: int) -> None:
+        """Let go of the tiles that end above a row of the scene."""
+        for n in [n for n in self._held if self.windows[n, 0] + self.windows[n, 2] <= row]:
+            del self._held[n]
+
+    def _tile(self, n: int) -> Tile:
+        if n not in self._held:
+            self._held[n] = self.load(n)
+        return self._held[n]
+
+    def _overlaps(
+        self, row: int, col: int, rows: int, cols: int
+    ) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
+        first = self.windows[:, :2]
+        top, end = np.maximum(first, (row, col)), np.minimum(first + self.windows[:, 2:], (row + rows, col + cols))
+        for n in np.flatnonzero((top < end).all(1)):
+            (r0, c0), (r1, c1), (tr, tc) = top[n], end[n], first[n]
+            yield (
+                int(n),
+                (slice(r0 - row, r1 - row), slice(c0 - col, c1 - col)),
+                (slice(r0 - tr, r1 - tr), slice(c0 - tc, c1 - tc)),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Some finished rows of a scene: where they begin, their codes (bands, rows, cols), and what was predicted.
+
+    ``outputs`` (rows, cols) uint8 are output numbers, 255 where no band has data; ``confidence`` (rows, cols) is the
+    probability of that class, 0 where there is none.
+    """
+
+    row: int
+    codes: NDArray[np.uint16]
+    outputs: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+
+
+def class_strips(
+    predict: Predict, scene: SceneTiles, classes: int, *, size: int, overlap: int, batch: int = 8
+) -> Iterator[Strip]:
+    """Predict a scene from overlapping windows of ``size`` pixels and give its rows from top to bottom.
+
+    Where windows overlap their logits are averaged with weights that fall towards the edges. Memory: ``size`` rows
+    of logits.
+    """
+    if not 0 <= overlap < size:
+        raise ValueError(f"overlap {overlap} must be at least 0 and less than the window size {size}")
+    rows, cols = scene.shape
+    tops, lefts = starts(rows, size, overlap), starts(cols, size, overlap)
+    weight = edge_weights(size)
+    total = np.zeros((classes, size, max(cols, size)), np.float32)
+    for top, following in zip(tops, [*tops[1:], rows], strict=True):
+        for group in _groups(lefts, batch):
+            _add_windows(total, predict, scene, top, group, weight)
+        done = following - top
+        # The weights' sum divides every class alike and so never changes the order; the softmax needs it.
+        share = _column_weights(lefts, weight, cols)[None] * _row_weights(tops, weight, top, done)[:, None]
+        yield _strip(scene, top, total[:, :done, :cols], share)
+        total[:, : size - done] = total[:, done:].copy()
+        total[:, max(size - done, 0) :] = 0
+        scene.forget(following)
+
+
+def starts(length: int, size: int, overlap: int) -> list[int]:
+    """Give where windows begin along an axis: even steps, and the last one ends with the scene."""
+    if length <= size:
+        return [0]
+    return [*range(0, length - size, size - overlap), length - size]
+
+
+def edge_weights(size: int) -> NDArray[np.float32]:
+    """Give the weight along one axis of a window: 1 at the edges, rising by 1 per pixel to the middle."""
+    ramp = np.arange(1, size + 1)
+    return np.minimum(ramp, ramp[::-1]).astype(np.float32)
+
+
+def _groups(items: Sequence[int], n: int) -> Iterator[Sequence[int]]:
+    return (items[i : i + n] for i in range(0, len(items), n))
+
+
+def _add_windows(
+    total: NDArray[np.float32],
+    predict: Predict,
+    scene: SceneTiles,
+    top: int,
+    lefts: Sequence[int],
+    weight: NDArray[np.float32],
+) -> None:
+    size = len(weight)
+    codes = {left: scene.pixels(top, left, size, size) for left in lefts}
+    measured = [left for left in lefts if (codes[left] != NO_DATA).any()]
+    if not measured:
+        return
+    logits = predict(np.stack([codes[left] for left in measured]))
+    for left, scores in zip(measured, logits, strict=True):
+        total[:, :, left : left + size] += scores * (weight[:, None] * weight[None])
+
+
+def _column_weights(lefts: Sequence[int], weight: NDArray[np.float32], cols: int) -> NDArray[np.float32]:
+    out = np.zeros(max(cols, len(weight)), np.float32)
+    for left in lefts:
+        out[left : left + len(weight)] += weight
+    return out[:cols]
+
+
+def _row_weights(tops: Sequence[int], weight: NDArray[np.float32], first: int, rows: int) -> NDArray[np.float32]:
+    at = first + np.arange(rows)
+    out = np.zeros(rows, np.float32)
+    for top in tops:
+        inside = (at >= top) & (at < top + len(weight))
+        out[inside] += weight[at[inside] - top]
+    return out
+
+
+def _strip(scene: SceneTiles, row: int, total: NDArray[np.float32], share: NDArray[np.float32]) -> Strip:
+    rows, cols = share.shape
+    codes = scene.pixels(row, 0, rows, cols)
+    empty = (codes == NO_DATA).all(0)
+    outputs = total.argmax(0).astype(np.uint8)
+    outputs[empty] = IGNORED
+    mean = total / share
+    confidence = 1 / np.exp(mean - mean.max(0)).sum(0)
+    return Strip(row, codes, outputs, np.where(empty, np.float32(0), confidence.astype(np.float32)))

@@ -1,0 +1,1 @@
+"""Named fine-tuning runs."""

@@ -1,0 +1,1 @@
+"""Storage, clusters, jobs, logs and reports; knows no radar."""

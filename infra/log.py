@@ -1,0 +1,105 @@
+"""What a long piece of work tells while it runs: JSON lines in a store, and progress on stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from infra.store import Store
+
+PUT_EVERY_S = 15.0
+LINE_EVERY_S = 30.0
+
+
+class JsonLines:
+    """Records with a ``step``, kept as parts ``<prefix>/<first step>.jsonl``.
+
+    A store cannot append, so a part is put again as it grows and a new one begins at every checkpoint. Work that
+    was lost and is done again writes the part of the same name, so nothing stands there twice.
+    """
+
+    def __init__(self, store: Store, prefix: str, start: int) -> None:
+        self._store, self._prefix = store, prefix
+        self._begin(start)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Append a record; it becomes visible within some seconds."""
+        self._lines.append(json.dumps(dict(record), allow_nan=True))
+        if time.monotonic() - self._put_at > PUT_EVERY_S:
+            self.put()
+
+    def put(self) -> None:
+        """Make all records visible now."""
+        if self._lines:
+            self._store.put(f"{self._prefix}/{self._start:09d}.jsonl", "\n".join([*self._lines, ""]).encode())
+        self._put_at = time.monotonic()
+
+    def rotate(self, start: int) -> None:
+        """Close the part; the next record belongs to step ``start`` or later."""
+        self.put()
+        self._begin(start)
+
+    def _begin(self, start: int) -> None:
+        self._start, self._lines, self._put_at = start, list[str](), time.monotonic()
+
+
+def read_lines(store: Store, prefix: str) -> list[dict[str, Any]]:
+    """Join the parts of a log in the order of steps; what a restart did again replaces what was there before."""
+    keys = [o.key for o in store.list(f"{prefix}/") if o.key.endswith(".jsonl")]
+    starts = [int(k.rsplit("/", 1)[1].removesuffix(".jsonl")) for k in keys]
+    records: list[dict[str, Any]] = []
+    for start, key in sorted(zip(starts, keys, strict=True)):
+        records = [r for r in records if r["step"] < start]
+        records += [json.loads(line) for line in store.get(key).decode().splitlines()]
+    return records
+
+
+def last_line(store: Store, prefix: str) -> dict[str, Any]:
+    """Give the last record of a log, or an empty one; reads one part only."""
+    keys = sorted(o.key for o in store.list(f"{prefix}/") if o.key.endswith(".jsonl"))
+    lines = store.get(keys[-1]).decode().splitlines() if keys else []
+    return json.loads(lines[-1]) if lines else {}
+
+
+class Steps:
+    """Progress through numbered steps: a bar with time left on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, title: str, start: int, total: int, *, quiet: bool = False, stream: TextIO | None = None):
+        self._title, self._total, self._stream = title, total, stream or sys.stderr
+        self._quiet, self._said_at = quiet, 0.0
+        self._bar: Progress | None = None
+        self._row = TaskID(0)
+        if not quiet and self._stream.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(file=self._stream))
+            self._row = self._bar.add_task(title, total=total, completed=start, note="")
+
+    def update(self, done: int, note: str = "") -> None:
+        """Show that ``done`` steps are behind us."""
+        if self._bar is not None:
+            self._bar.update(self._row, completed=done, note=note)
+        elif not self._quiet and (done == self._total or time.monotonic() - self._said_at > LINE_EVERY_S):
+            self.say(f"{self._title} {done}/{self._total} {note}".rstrip())
+            self._said_at = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Write one line for a person."""
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False)
+        elif not self._quiet:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,1 @@
+"""Radar products in, calibrated and despeckled tiles out, in shards with a manifest."""

@@ -1,0 +1,1 @@
+"""Named recipes: what is done to pixels on the way from a product to a shard."""

@@ -1,0 +1,213 @@
+"""One unit of a build, done by one worker: open, cut, write shards, and leave a record that it is done."""
+
+import json
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.record import canonical_json, digest, sha256
+from infra.store import Corrupt, NotFound, Store, open_store
+from ingest.alos2 import open_alos2
+from ingest.catalog import Product, Unit
+from ingest.chips import ChipSource, open_chip
+from ingest.labels import Labelled
+from ingest.recipe import Pixels, Recipe
+from ingest.scene import Scene, SceneRejected
+from ingest.sentinel1 import open_sentinel1
+from ingest.summary import SceneSummary
+from ingest.tiling import cut
+from shards.manifest import Source, SourceGrid
+from shards.tile import Tile
+from shards.writer import write_unit
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A unit, where its result goes, and how it is made. Plain data: it travels to another machine."""
+
+    unit: Unit
+    out: str
+    recipe: Recipe
+
+
+@dataclass(slots=True)
+class _Gathered:
+    sources: list[Source] = field(default_factory=list)
+    rejects: list[dict[str, str]] = field(default_factory=list)
+    quicklooks: dict[str, bytes] = field(default_factory=dict)
+    histograms: list[dict[str, Any]] = field(default_factory=list)
+
+    def reject(self, source: str, stage: str, error: SceneRejected) -> None:
+        kind = type(error).__name__
+        self.rejects.append({"source": source, "stage": stage, "kind": kind, "reason": str(error)})
+
+
+def open_source(source: Product | ChipSource, pixels: Pixels) -> Scene:
+    """Open any source of a catalog as the recipe wants it. Raises SceneRejected."""
+    if isinstance(source, ChipSource):
+        return open_chip(source)
+    scene: Scene
+    if source.sensor == "sentinel-1":
+        scene = open_sentinel1(source.path, denoise=pixels.denoise)
+    else:
+        scene = open_alos2(source.path)
+    if source.labels is None:
+        return scene
+    try:
+        return Labelled(scene, source.labels)
+    except SceneRejected:
+        scene.__exit__()
+        raise
+
+
+def build_unit(work: Work) -> dict[str, Any]:
+    """Do one unit and give its record, or the record of an earlier run of the same unit.
+
+    A record lists shards, sources and histograms, and is put last: without it the unit was never done. A unit with
+    rejects leaves none, so that it is done again.
+    """
+    gathered = _Gathered()
+    with ExitStack() as stack:
+        opened = [stack.enter_context(scene) for scene in _open_all(work, gathered)]
+        return _build_opened(work, open_store(work.out), opened, gathered)
+
+
+def _build_opened(work: Work, store: Store, opened: list[Scene], gathered: _Gathered) -> dict[str, Any]:
+    name = _record_name(work, opened)
+    if not gathered.rejects and (earlier := _whole_record(store, name)):
+        return {**earlier, "resumed": True}
+    written = write_unit(
+        store,
+        work.unit.name,
+        _tiles(opened, work.recipe, gathered, whole=len(work.unit.sources) > 1),
+        work.recipe.shards.codec,
+        round(work.recipe.shards.max_mb * 1e6),
+    )
+    if not gathered.sources:
+        return {"unit": work.unit.name, "name": name, "rejects": gathered.rejects, "sources": [], "shards": []}
+    record = {
+        "unit": work.unit.name,
+        "name": name,
+        "shards": [shard.model_dump(mode="json") for shard in written.shards],
+        "sources": [source.model_dump(mode="json") for source in gathered.sources],
+        "histograms": gathered.histograms,
+        "rejects": gathered.rejects,
+    }
+    for scene, png in gathered.quicklooks.items():
+        store.put(quicklook_key(name, scene), png)
+    store.put(f"units/{name}.parquet", _parquet(written.rows))
+    if not gathered.rejects:
+        store.put(f"units/{name}.json", canonical_json(record))
+    return record
+
+
+def quicklook_key(record: str, scene: str) -> str:
+    """Give the key of a scene's quicklook; chips may be called anything, so their digest stands for them."""
+    return f"quicklooks/{record}/{sha256(scene.encode())[:16]}.png"
+
+
+def read_rows(store: Store, name: str) -> pa.Table:
+    """Read the index rows that a unit left beside its record; ``shard`` counts from 0 within the unit."""
+    return pq.read_table(BytesIO(store.get(f"units/{name}.parquet")))
+
+
+def _parquet(rows: pa.Table) -> bytes:
+    sink = BytesIO()
+    pq.write_table(rows, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _open_all(work: Work, gathered: _Gathered) -> Iterator[Scene]:
+    for source in work.unit.sources:
+        try:
+            scene = open_source(source, work.recipe.pixels)
+        except SceneRejected as error:
+            gathered.reject(_source_name(source), "open", error)
+        else:
+            yield scene
+
+
+def _tiles(scenes: list[Scene], recipe: Recipe, gathered: _Gathered, whole: bool) -> Iterator[Tile]:
+    """Tiles of all scenes. In a group (``whole``) a scene's tiles are held back until all of them are good."""
+    for scene in scenes:
+        info = scene.info
+        summary = SceneSummary(info.shape, info.polarisations, recipe.pixels.scale)
+        count = 0
+        try:
+            tiles = cut(scene, recipe.tiles, recipe.pixels.speckle, recipe.pixels.scale)
+            for tile in list(tiles) if whole else tiles:
+                summary.add(tile)
+                count += 1
+                yield tile
+            if count == 0:
+                raise SceneRejected(f"{info.id}: no tile keeps to the recipe's limit of no-data; nothing to store")
+            gathered.sources.append(_source(scene, count))
+            gathered.quicklooks[info.id] = summary.quicklook()
+            gathered.histograms.append({"scene": info.id, "sensor": info.sensor, "bands": summary.histograms()})
+        except SceneRejected as error:
+            gathered.reject(info.id, "read", error)
+
+
+def unexpected(unit: Unit, error: Exception) -> dict[str, str]:
+    """Describe what nobody foresaw, with its traceback, as a reject of the whole unit."""
+    trace = "".join(traceback.format_exception(error))[-4000:]
+    return {"source": unit.name, "stage": "work", "kind": type(error).__name__, "reason": str(error), "trace": trace}
+
+
+def _source(scene: Scene, tiles: int) -> Source:
+    info = scene.info
+    return Source(
+        id=info.id,
+        sensor=info.sensor,
+        product=info.product,
+        mode=info.mode,
+        polarisations=info.polarisations,
+        shape=info.shape,
+        spacing_m=info.spacing_m,
+        time=info.time,
+        orbit=info.orbit,
+        fingerprint=info.fingerprint,
+        footprint=info.footprint,
+        grid=SourceGrid(epsg=info.grid.epsg, transform=info.grid.transform) if info.grid else None,
+        ground=tuple((point.row, point.col, point.lon, point.lat) for point in info.ground),
+        tiles=tiles,
+        warnings=info.warnings,
+    )
+
+
+def _source_name(source: Product | ChipSource) -> str:
+    return source.name if isinstance(source, Product) else source.id
+
+
+def _record_name(work: Work, scenes: list[Scene]) -> str:
+    """Name a unit by all that its result depends on. A product's files also count by size and time of change:
+    fingerprints look at the ends of large files only, and a mended download must be read again.
+    """
+    prints = [scene.info.fingerprint for scene in scenes]
+    stamps = [_stamps(source) for source in work.unit.sources if isinstance(source, Product)]
+    made_of = {"recipe": work.recipe.digest, "unit": work.unit.name, "sources": prints, "files": stamps}
+    return f"{work.unit.name}-{digest(made_of)[:16]}"
+
+
+def _stamps(product: Product) -> list[tuple[str, int, int]]:
+    path = Path(product.path)
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
+def _whole_record(store: Store, name: str) -> dict[str, Any] | None:
+    """Read the record of a unit that was done before; None where it or anything it names is missing or damaged."""
+    try:
+        record: dict[str, Any] = json.loads(store.get(f"units/{name}.json"))
+        store.info(f"units/{name}.parquet")
+        whole = all(store.info(shard["key"]).size == shard["bytes"] for shard in record["shards"])
+    except (NotFound, Corrupt, ValueError, KeyError, TypeError):
+        return None
+    return record if whole else None

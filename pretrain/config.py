@@ -1,0 +1,204 @@
+"""What a run consists of, as frozen values: free of torch, so that commands answer at once."""
+
+import difflib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from infra.errors import UsageError
+from infra.record import digest
+
+
+class Frozen(BaseModel):
+    """A value that never changes and refuses names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Depth = Annotated[Literal[18, 34, 50, 101], BeforeValidator(int)]
+"""Depth of a ResNet; a command line gives it as text."""
+
+
+class InputSpec(Frozen):
+    """How decibels become the network's input.
+
+    ``grey = clip((dB - lo_db) / (hi_db - lo_db), 0, 1)`` and ``x = (grey - mean) / std``; no-data becomes 0.0, which
+    is the mean. The defaults are the ImageNet statistics averaged over the colours.
+    """
+
+    lo_db: float = -35.0
+    """Backscatter that becomes black."""
+    hi_db: float = 10.0
+    """Backscatter that becomes white."""
+    mean: float = 0.449
+    """Grey value that becomes 0."""
+    std: float = Field(default=0.226, gt=0)
+    """Grey step that becomes 1."""
+    bands: int = Field(default=1, ge=1)
+    """Bands of a tile."""
+
+
+class EncoderConfig(Frozen):
+    """The ResNet."""
+
+    depth: Depth = 50
+    """Layers."""
+    bands: int = Field(default=1, ge=1)
+    """Input bands; a single band is repeated for more."""
+    weights: str | None = None
+    """Local file to start from (.safetensors or .pth)."""
+
+
+class Optim(Frozen):
+    """The optimiser."""
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    """Which optimiser."""
+    lr: float = Field(default=0.03, gt=0)
+    """Peak learning rate, at a global batch of lr_batch."""
+    lr_batch: int | None = Field(default=256, ge=1)
+    """The rate grows with batch / lr_batch; null: it does not."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of SGD."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """On every parameter."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear rise before the cosine."""
+
+    def peak_lr(self, batch: int) -> float:
+        """Give the learning rate for a global batch, before the schedule."""
+        return self.lr if self.lr_batch is None else self.lr * batch / self.lr_batch
+
+
+class Keeping(Frozen):
+    """How often a checkpoint is written and how many are kept."""
+
+    every: int = Field(default=500, ge=1)
+    """Steps between checkpoints."""
+    keep: int = Field(default=3, ge=1)
+    """How many are kept."""
+
+
+class Reading(Frozen):
+    """How tiles are read ahead. Changes no result."""
+
+    threads: int = Field(default=2, ge=1)
+    """Reader threads of a rank."""
+    ahead: int = Field(default=4, ge=1)
+    """Batches prepared beyond the one in use."""
+
+
+class LoopConfig(Frozen):
+    """What the loop needs of every run."""
+
+    steps: int = Field(default=1000, ge=1)
+    """Optimiser steps in all."""
+    batch: int = Field(default=256, ge=1)
+    """Global batch: the tiles of all ranks together."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of weights, order of tiles and views."""
+    optim: Optim = Optim()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 on a GPU, fp32 on a CPU."""
+    max_bad_steps: int = Field(default=10, ge=1)
+    """Steps without finite gradients until the run ends."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps between two lines of the log."""
+    checkpoint: Keeping = Keeping()
+
+    def identity(self) -> dict[str, Any]:
+        """Give what decides the result: everything but how it is read, logged and saved."""
+        return self.model_dump(mode="json", exclude={"log_every", "checkpoint", "reading"})
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def named_runs(package: str = "pretrain.runs") -> list[str]:
+    """Give the names of the runs that come with a package."""
+    files = resources.files(package).iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def resolve(
+    kind: type[Model],
+    *,
+    run: str | None = None,
+    config: str | None = None,
+    options: BaseModel | None = None,
+    package: str = "pretrain.runs",
+) -> Model:
+    """Make a run: options given by the user over the file ``config`` over the named ``run`` over the defaults.
+
+    Raises UsageError that names every wrong field, with the nearest right one.
+    """
+    values: dict[str, Any] = {}
+    if run is not None:
+        if run not in named_runs(package):
+            known = ", ".join(named_runs(package))
+            raise UsageError(f"no run {run!r}{_nearest(run, named_runs(package))}: the named runs are {known}")
+        text = resources.files(package).joinpath(f"{run}.yaml").read_text()
+        values = _merge(values, _parse(text, f"run {run}"))
+    if config is not None:
+        if not Path(config).is_file():
+            raise UsageError(f"no configuration file {config}: expected a YAML file")
+        values = _merge(values, _parse(Path(config).read_text(), config))
+    if options is not None:
+        values = _merge(values, options.model_dump(mode="json", exclude_unset=True))
+    return validate(kind, values, config or run or "options")
+
+
+def validate(kind: type[Model], values: Mapping[str, Any], name: str) -> Model:
+    """Check plain values against a model. Raises UsageError with every fault."""
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        faults = "; ".join(_fault(kind, e["type"], e["loc"], e["msg"]) for e in error.errors())
+        raise UsageError(f"{name}: {faults}") from error
+
+
+def run_digest(run: Mapping[str, Any]) -> str:
+    """Name a run: SHA-256 of everything in it that decides its result."""
+    return digest(dict(run))
+
+
+def _fault(kind: type[BaseModel], what: str, where: tuple[int | str, ...], message: str) -> str:
+    path = ".".join(map(str, where))
+    if what != "extra_forbidden":
+        return f"{path}: {message}"
+    return f"{path}: no such field{_nearest(str(where[-1]), _siblings(kind, where[:-1]))}"
+
+
+def _siblings(kind: Any, where: tuple[int | str, ...]) -> list[str]:
+    for name in where:
+        field = getattr(kind, "model_fields", {}).get(str(name))
+        kind = field.annotation if field else None
+    return list(getattr(kind, "model_fields", {}))
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{name} is not YAML: {error}") from error
+    if not isinstance(data or {}, dict):
+        raise UsageError(f"{name}: expected names and values, found {type(data).__name__}")
+    return data or {}
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for name, value in over.items():
+        below = merged.get(name)
+        merged[name] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

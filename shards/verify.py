@@ -1,0 +1,181 @@
+"""Is a corpus whole? Sizes and index in seconds, or every bit."""
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from infra.record import sha256
+from infra.store import Corrupt, NotFound
+from shards.codec import CodecError, decode_pixels
+from shards.index import repeated_keys
+from shards.reader import Corpus
+from shards.writer import BLOCK, padding
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a shard, or with one of its tiles."""
+
+    shard: str
+    tile: str | None
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}: " + (f"tile {self.tile}: " if self.tile else "") + self.found
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of a verification: what was looked at, and every fault in the order of the shards."""
+
+    digest: str
+    deep: bool
+    shards: int
+    tiles: int
+    bytes: int
+    faults: tuple[Fault, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+
+def verify(
+    corpus: Corpus, deep: bool = False, threads: int = 4, progress: Callable[[int], None] = lambda _: None
+) -> Report:
+    """Check the shards of an open corpus (opening it has checked manifest and index by their digests).
+
+    Shallow: every shard is there with its size, tile keys are unique, and the index lays each shard's members out
+    as a tar file without gap or overlap. Deep: also SHA-256 of each shard, its tar structure member by member,
+    CRC32C and decoding of every payload, and the key in every JSON. Several shards are read at once, each whole in
+    memory; ``progress`` gets the number of shards done.
+    """
+    manifest = corpus.manifest
+    faults = [Fault("index", key, "this key names more than one tile") for key in repeated_keys(corpus.table)]
+    sizes = {info.key: info.size for info in corpus.store.list("shards/")}
+    sizes |= {s.key: _size(corpus, s.key) for s in manifest.shards if not s.key.startswith("shards/")}
+    ends = np.cumsum([shard.tiles for shard in manifest.shards]).tolist()
+
+    def check(n: int) -> list[Fault]:
+        tiles = range(ends[n] - manifest.shards[n].tiles, ends[n])
+        return list(_shard_faults(corpus, n, tiles, sizes.get(manifest.shards[n].key, -1), deep))
+
+    with ThreadPoolExecutor(threads if deep else 1) as pool:
+        for done, found in enumerate(pool.map(check, range(len(ends)))):
+            faults += found
+            progress(done + 1)
+    return Report(manifest.digest, deep, len(ends), manifest.tiles, manifest.bytes, tuple(faults))
+
+
+def _size(corpus: Corpus, key: str) -> int:
+    try:
+        return corpus.store.info(key).size
+    except NotFound:
+        return -1
+
+
+def _shard_faults(corpus: Corpus, n: int, tiles: range, size: int, deep: bool) -> Iterator[Fault]:
+    shard = corpus.manifest.shards[n]
+    if size < 0:
+        yield Fault(shard.key, None, "missing")
+        return
+    if size != shard.bytes:
+        yield Fault(shard.key, None, f"has {size} bytes, the manifest says {shard.bytes}")
+    yield from _layout_faults(corpus, n, tiles)
+    if deep:
+        yield from _content_faults(corpus, n, tiles)
+
+
+def _members(corpus: Corpus, i: int) -> list[tuple[str, int, int, int]]:
+    """Give (suffix, offset, length, CRC32C) of a tile's members in the order of the tar file."""
+    rows = corpus.rows
+    members: list[tuple[str, Any, Any, Any]] = [(corpus.manifest.codec, rows.offset, rows.length, rows.crc32c)]
+    if rows.label_offset[i] >= 0:
+        members.append(("label.npy", rows.label_offset, rows.label_length, rows.label_crc32c))
+    members.append(("json", rows.meta_offset, rows.meta_length, rows.meta_crc32c))
+    return [(suffix, int(offset[i]), int(length[i]), int(crc[i])) for suffix, offset, length, crc in members]
+
+
+def _layout_faults(corpus: Corpus, n: int, tiles: range) -> Iterator[Fault]:
+    end = 0
+    for i in tiles:
+        for suffix, offset, length, _ in _members(corpus, i):
+            if offset != end + BLOCK:
+                yield _fault(corpus, n, i, f"the index has {suffix} at {offset}, a tar file at {end + BLOCK}")
+                return
+            end = offset + length + padding(length)
+    if (size := corpus.manifest.shards[n].bytes) != end + 2 * BLOCK:
+        yield Fault(corpus.manifest.shards[n].key, None, f"the index ends at {end + 2 * BLOCK}, the shard at {size}")
+
+
+def _content_faults(corpus: Corpus, n: int, tiles: range) -> Iterator[Fault]:
+    shard = corpus.manifest.shards[n]
+    try:
+        data = corpus.store.get(shard.key)
+    except (NotFound, Corrupt) as error:
+        yield Fault(shard.key, None, str(error))
+        return
+    if (found := sha256(data)) != shard.sha256:
+        yield Fault(shard.key, None, f"has SHA-256 {found}, the manifest says {shard.sha256}")
+    end = 0
+    for i in tiles:
+        for suffix, offset, length, crc in _members(corpus, i):
+            fault = _header_fault(data, offset - BLOCK, f"{corpus.key(i)}.{suffix}", length)
+            fault = fault or _payload_fault(corpus, i, suffix, data[offset : offset + length], crc)
+            end = offset + length + padding(length)
+            if not fault and any(data[offset + length : end]):
+                fault = f"the padding of {suffix} at {offset + length} is not zero"
+            if fault:
+                yield _fault(corpus, n, i, fault)
+                break
+    if data[end:] != bytes(2 * BLOCK):
+        yield Fault(shard.key, None, f"expected two empty blocks at {end} as the end, found {len(data) - end} bytes")
+
+
+def _header_fault(data: bytes, at: int, name: str, length: int) -> str | None:
+    try:
+        header = tarfile.TarInfo.frombuf(data[at : at + BLOCK], "ascii", "strict")
+    except (tarfile.HeaderError, UnicodeDecodeError) as error:
+        return f"no tar header for {name} at {at}: {error}"
+    if header.name != name or header.size != length or header.type != tarfile.REGTYPE:
+        return f"expected member {name} of {length} bytes at {at}, found {header.name!r} of {header.size}"
+    return None
+
+
+def _payload_fault(corpus: Corpus, i: int, suffix: str, payload: bytes, crc: int) -> str | None:
+    if (found := google_crc32c.value(payload)) != crc:
+        return f"{suffix} has CRC32C {found:08x}, the index says {crc:08x}"
+    if suffix == "json":
+        return _json_fault(corpus, i, payload)
+    try:
+        shape, dtype = corpus.shape(i), "<u2"
+        if suffix == "label.npy":
+            decode_pixels(payload, "npy", shape[1:], "|u1")
+        else:
+            decode_pixels(payload, corpus.manifest.codec, shape, dtype)
+    except CodecError as error:
+        return f"{suffix}: {error}"
+    return None
+
+
+def _json_fault(corpus: Corpus, i: int, payload: bytes) -> str | None:
+    try:
+        meta: Any = json.loads(payload)
+        key = meta["key"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return f"json has no key: {type(error).__name__}: {error}"
+    if key != corpus.key(i):
+        return f"json has the key {key!r}"
+    wrong = [name for name, value in corpus.tile_meta(i).items() if meta.get(name) != value]
+    return f"json and index disagree on {', '.join(wrong)}" if wrong else None
+
+
+def _fault(corpus: Corpus, n: int, i: int, found: str) -> Fault:
+    return Fault(corpus.manifest.shards[n].key, corpus.key(i), found)
