@@ -80,9 +80,7 @@ def start(folder: Path, *, nodes: int = 2, cpus: int = 1, environment: Mapping[s
     return cluster
 
 
-def _start_nodes(
-    folder: Path, nodes: int, cpus: int, variables: Mapping[str, str]
-) -> tuple[str, str, tuple[int, ...]]:
+def _start_nodes(folder: Path, nodes: int, cpus: int, variables: Mapping[str, str]) -> tuple[str, str, tuple[int, ...]]:
     """Start all nodes on ports of their own, or none; give the address, the dashboard's URL and the process ids."""
     gcs, dashboard = free_port(), free_port()
     address = f"127.0.0.1:{gcs}"
