@@ -24,7 +24,7 @@ import rasterio
 from measure import Cost, cost_of_command, machine, median, row, save
 from rasterio.windows import Window as RasterWindow
 
-from ingest.recipe import SpeckleRules, TileRules
+from ingest.recipe import Pixels, TileRules
 from ingest.scene import Window
 from ingest.sentinel1 import open_sentinel1
 from ingest.speckle import filter_power
@@ -54,7 +54,7 @@ def strips(lines: int, cols: int) -> list[Window]:
 
 def calibrate(path: Path, lines: int, denoise: bool, out: Path | None) -> None:
     """Read power of the first lines; write it where asked to."""
-    with open_sentinel1(str(path), denoise=denoise) as scene:
+    with open_sentinel1(str(path), Pixels(denoise=denoise)) as scene:
         cols, bands = scene.info.shape[1], len(scene.info.polarisations)
         profile = {"driver": "GTiff", "height": lines, "width": cols, "count": bands, "dtype": "float32"}
         file = rasterio.open(out, "w", **profile, interleave="band", BIGTIFF="IF_SAFER") if out else None
@@ -103,7 +103,7 @@ def road(path: Path, lines: int) -> dict[str, Cost]:
             power = add("read, noise, calibration", lambda w=window: scene.power(w))
             power = add("lee 7x7", lambda p=power: filter_power(p, "lee", 7, 4.4, threads=1))
             part = Lines(replace(scene.info, shape=power.shape[1:]), power, scene)
-            add("tiles", lambda p=part: sum(1 for _ in cut(p, TileRules(), SpeckleRules(), scale)))
+            add("tiles", lambda p=part: sum(1 for _ in cut(p, TileRules(), scale)))
     return costs
 
 

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from ingest.ceos import Fields, ImageFile, read_records
 from ingest.mapgrid import MapPlace
+from ingest.recipe import Pixels
 from ingest.scene import SceneInfo, SceneRejected, Window
 
 LEVEL = "1.5"
+_PIXELS = Pixels()
 
 _ORDER = ("HH", "HV", "VH", "VV")
 _SUMMARY, _MAP, _RADIOMETRY, _FILE_POINTER = (18, 10), (18, 20), (18, 50), (219, 192)
@@ -98,6 +100,10 @@ class Alos2Scene:
         """Give (n, 2) longitude and latitude in degrees of pixel centres."""
         return self._place.locate(rows, cols)
 
+    def incidence_deg(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Give None: incidence angles are not read yet."""
+        return None
+
     def __enter__(self) -> Self:
         return self
 
@@ -106,7 +112,7 @@ class Alos2Scene:
             image.close()
 
 
-def open_alos2(path: str) -> Alos2Scene:
+def open_alos2(path: str, pixels: Pixels = _PIXELS) -> Alos2Scene:
     """Open a level 1.5 product from its folder, or from its VOL file where a folder holds several.
 
     Power is sigma0. Raises SceneRejected for what is not a complete ALOS-2 level 1.5 CEOS product on a UTM map.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +15,7 @@ from infra.record import digest
 from ingest.chips import ChipSource, chip_folder, read_chip_folder
 from ingest.labels import legend_beside
 from ingest.legend import read_legend
+from ingest.open import Sensor, sensor_of
 
 CHIPS_FILE = "chips.yaml"
 
@@ -24,7 +25,7 @@ class Product(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sensor: Literal["sentinel-1", "alos-2"]
+    sensor: Sensor
     path: str
     labels: str | None = None
 
@@ -82,18 +83,6 @@ def _scan(folder: Path) -> Iterable[dict[str, str]]:
             yield {"path": str(entry)}
         elif entry.is_dir():
             yield from _scan(entry)
-
-
-def sensor_of(path: Path) -> Literal["sentinel-1", "alos-2"] | None:
-    """Tell from names alone which sensor's product a path is, if any."""
-    if path.is_dir():
-        if path.name.upper().endswith(".SAFE") or (path / "manifest.safe").is_file():
-            return "sentinel-1"
-        if any(path.glob("VOL-ALOS2*")) or any(path.glob("IMG-*-ALOS2*")):
-            return "alos-2"
-    elif path.suffix.lower() == ".zip" and path.name.upper().startswith("S1"):
-        return "sentinel-1"
-    return None
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

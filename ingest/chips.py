@@ -213,6 +213,10 @@ class ChipScene:
         if min(window) < 0 or window.row + window.rows > rows or window.col + window.cols > cols:
             raise ValueError(f"{window} is not within the {rows} x {cols} pixels of {self._info.id}")
 
+    def incidence_deg(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> None:
+        """Give None: a chip does not say from where it was seen."""
+        return None
+
     def __enter__(self) -> Self:
         return self
 

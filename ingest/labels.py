@@ -71,6 +71,10 @@ class Labelled:
         """Place pixel centres as the scene does."""
         return self._scene.locate(rows, cols)
 
+    def incidence_deg(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Give incidence angles as the scene does."""
+        return self._scene.incidence_deg(rows, cols)
+
     def __enter__(self) -> Self:
         self._scene.__enter__()
         return self

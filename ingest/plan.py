@@ -21,7 +21,7 @@ def _unit(unit: Unit, recipe: Recipe, rejects: list[dict[str, str]]) -> dict[str
     tiles, size = 0, 0
     for source in unit.sources:
         try:
-            with open_source(source, recipe.pixels) as scene:
+            with open_source(source, recipe) as scene:
                 count = sum(1 for _ in windows(scene.info.shape, recipe.tiles))  # none dropped yet
                 tiles += count
                 size += count * len(scene.info.polarisations) * 2 * recipe.tiles.size**2

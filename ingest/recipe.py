@@ -17,6 +17,9 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Quantity = Literal["sigma0", "beta0", "gamma0", "gamma0-terrain"]
+
+
 class SpeckleRules(_Frozen):
     """Which filter smooths the speckle; ``looks`` replaces the product's nominal number of looks."""
 
@@ -29,13 +32,31 @@ class Pixels(_Frozen):
     """What a stored value means. Two corpora with equal Pixels can feed one encoder.
 
     ``version`` counts the changes of our code that changed a pixel: a corpus of an older one is not continued.
+    ``negative`` says what becomes of power below zero after noise removal: it is kept, clipped to zero, or raised to
+    the floor of ``scale``. ``border_noise`` masks the dark borders of Sentinel-1 GRD products before IPF 2.90.
+    ``gamma0-terrain`` is flattened with the DEM of ``grid``, or comes flattened (ALOS-2 mosaics).
     """
 
-    version: Literal[1] = 1
-    quantity: Literal["sigma0"] = "sigma0"
+    version: Literal[2] = 2
+    quantity: Quantity = "sigma0"
     denoise: bool = True
+    negative: Literal["keep", "clip", "floor"] = "keep"
+    border_noise: bool = True
     speckle: SpeckleRules = SpeckleRules()
     scale: DbScale = DbScale()
+
+
+class GridRules(_Frozen):
+    """On which grid scenes are cut: their own, or UTM at ``spacing_m`` by range-Doppler geocoding over a DEM.
+
+    ``dem`` is a GeoTIFF of heights, ``orbits`` a folder of precise orbit files (EOF); without them the heights and
+    orbits of the product's own annotation are used.
+    """
+
+    kind: Literal["native", "utm"] = "native"
+    spacing_m: float = Field(default=10.0, gt=0)
+    dem: str | None = None
+    orbits: str | None = None
 
 
 class TileRules(_Frozen):
@@ -64,6 +85,7 @@ class Recipe(_Frozen):
     """The whole way from a product to shards."""
 
     pixels: Pixels = Pixels()
+    grid: GridRules = GridRules()
     tiles: TileRules = TileRules()
     shards: ShardRules = ShardRules()
 

@@ -48,6 +48,9 @@ class SceneInfo:
     A scene is placed by ``grid`` (map projected) or by ``ground`` points (radar geometry), or by neither.
     ``fingerprint`` is the SHA-256 that names the product's content wherever it is stored.
     ``warnings`` says in words what a user should know (noise could not be removed, ...).
+    ``quantity`` is what power is ("sigma0", "beta0", "gamma0", or "gamma0-terrain" where the terrain is flattened).
+    ``platform`` is the satellite ("S1A"), ``processing`` the processor with its version. Copies of one acquisition
+    that were processed at different times share ``acquisition``.
     """
 
     id: str
@@ -65,6 +68,10 @@ class SceneInfo:
     grid: MapGrid | None = None
     ground: tuple[GroundPoint, ...] = ()
     warnings: tuple[str, ...] = ()
+    quantity: str = "sigma0"
+    platform: str | None = None
+    processing: str | None = None
+    acquisition: str | None = None
 
 
 class Scene(Protocol):
@@ -88,6 +95,10 @@ class Scene(Protocol):
 
     def locate(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Give (n, 2) longitude and latitude in degrees of pixel centres (fractional, zero based), or None."""
+        ...
+
+    def incidence_deg(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Give the (n,) incidence angle on the ellipsoid in degrees at pixel centres, or None where it is unknown."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from ingest.annotation import Image, Manifest, Noise, read_calibration, read_image, read_manifest, read_noise
 from ingest.calibrate import Calibration
 from ingest.raster import open_raster, read_window
+from ingest.recipe import Pixels
 from ingest.safe import MANIFEST, Layout, open_layout
 from ingest.scene import SceneInfo, SceneRejected, Window
 from ingest.xml import parse
 
+_PIXELS = Pixels()
 _ORDER = ("VV", "VH", "HH", "HV")
 
 # Nominal equivalent number of looks by mode and resolution class (Sentinel-1 Product Definition, table 5-1).
@@ -87,6 +89,10 @@ class Sentinel1Scene:
         """Give (n, 2) longitude and latitude in degrees from the geolocation grid; longitudes are unwrapped."""
         return self._grid.locate(rows, cols)
 
+    def incidence_deg(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Give None: incidence angles are not read yet."""
+        return None
+
     def __enter__(self) -> Self:
         return self
 
@@ -94,16 +100,16 @@ class Sentinel1Scene:
         self._stack.close()
 
 
-def open_sentinel1(path: str, *, denoise: bool = True) -> Sentinel1Scene:
+def open_sentinel1(path: str, pixels: Pixels = _PIXELS) -> Sentinel1Scene:
     """Open a GRD product from its SAFE folder or zip.
 
-    Power is sigma0 with thermal noise subtracted; with ``denoise=False`` the noise stays in. Raises SceneRejected
+    Power is sigma0 with thermal noise subtracted, or kept in where the recipe does not denoise. Raises SceneRejected
     for what is not a complete Sentinel-1 GRD product. Where noise cannot be removed the scene's warnings say so.
     """
     layout = open_layout(path)
     manifest = read_manifest(_parse(layout, MANIFEST), layout.where(MANIFEST))
     _check_kind(layout, manifest)
-    channels = [_read_channel(layout, *names, manifest, denoise) for names in _pairs(layout)]
+    channels = [_read_channel(layout, *names, manifest, pixels.denoise) for names in _pairs(layout)]
     channels.sort(key=lambda c: _ORDER.index(c.image.polarisation))
     _check_channels(layout, channels)
     return Sentinel1Scene(_scene_info(layout, manifest, channels), channels, layout)

@@ -1,4 +1,4 @@
-"""A scene is cut into tiles: filtered, coded as decibels, and told where they came from.
+"""A scene is cut into tiles: coded as decibels, and told where they came from.
 
 Tiles lie on a grid of ``size - overlap`` pixels. A last row or column that would stick out of the scene is moved
 back to end at its edge (it then overlaps its neighbour more). A scene smaller than a tile gives one tile, filled
@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.record import sha256
-from ingest.recipe import SpeckleRules, TileRules
+from ingest.recipe import TileRules
 from ingest.scene import Scene, SceneInfo, Window
-from ingest.speckle import filter_power, halo
 from shards.tile import DbScale, Tile
 
 _Value = TypeVar("_Value", bound=np.generic)
@@ -24,33 +23,28 @@ _Value = TypeVar("_Value", bound=np.generic)
 UNLABELLED = 255
 """The class id of a pixel without a label."""
 
-# A block of tiles is read, filtered and cut at a time: at most this many pixels of each band, so that memory does
+# A block of tiles is read and cut at a time: at most this many pixels of each band, so that memory does
 # not grow with the scene, and at least this many rows where they fit, so that halos are read once for many tiles.
 _BLOCK_PIXELS = 1 << 23
 _BLOCK_ROWS = 256
 
 
-def cut(
-    scene: Scene, tiles: TileRules, speckle: SpeckleRules, scale: DbScale, threads: int | None = None
-) -> Iterator[Tile]:
+def cut(scene: Scene, tiles: TileRules, scale: DbScale) -> Iterator[Tile]:
     """Give the tiles of a scene, block by block of the grid, in an order that only its shape and the rules decide.
 
-    ``threads`` are those of the speckle filter. Raises SceneRejected for unreadable pixels.
+    Raises SceneRejected for unreadable pixels.
     """
     for block in _blocks(scene.info.shape, tiles):
-        yield from _cut_block(scene, block, tiles, speckle, scale, threads)
+        yield from _cut_block(scene, block, tiles, scale)
 
 
-def _cut_block(
-    scene: Scene, block: list[Window], tiles: TileRules, speckle: SpeckleRules, scale: DbScale, threads: int | None
-) -> Iterator[Tile]:
-    looks = speckle.looks or scene.info.looks
-    around = _grow(_hull(block), halo(speckle.kind, speckle.size), scene.info.shape)
-    power = filter_power(_finite(scene.power(around)), speckle.kind, speckle.size, looks, threads)
+def _cut_block(scene: Scene, block: list[Window], tiles: TileRules, scale: DbScale) -> Iterator[Tile]:
+    around = _hull(block)
+    power = scene.power(around)
     label = scene.label(around)
     for window in block:
         inside = np.s_[..., *_slices(window, around)]
-        seen = (~np.isnan(power[inside])).all(axis=0)
+        seen = np.isfinite(power[inside]).all(axis=0)
         # The limit is about what the scene lacks, not about the padding of a scene smaller than a tile.
         if not seen.any() or 1 - seen.mean() > tiles.max_no_data_share:
             continue
@@ -59,7 +53,7 @@ def _cut_block(
         yield Tile(
             key=tile_key(scene.info.id, window),
             pixels=scale.encode(tile_power),
-            meta=_meta(scene, window, valid_share, _mean_db(tile_power, scale), looks),
+            meta=_meta(scene, window, valid_share, _mean_db(tile_power, scale)),
             label=None if label is None else _pad(label[inside], tiles.size, UNLABELLED),
         )
 
@@ -112,14 +106,6 @@ def _hull(block: list[Window]) -> Window:
     return Window(first.row, first.col, last.row + last.rows - first.row, last.col + last.cols - first.col)
 
 
-def _grow(window: Window, margin: int, shape: tuple[int, int]) -> Window:
-    """Widen a window by a margin on each side, as far as the scene goes."""
-    row, col = max(window.row - margin, 0), max(window.col - margin, 0)
-    end_row = min(window.row + window.rows + margin, shape[0])
-    end_col = min(window.col + window.cols + margin, shape[1])
-    return Window(row, col, end_row - row, end_col - col)
-
-
 def _slices(window: Window, around: Window) -> tuple[slice, slice]:
     row, col = window.row - around.row, window.col - around.col
     return slice(row, row + window.rows), slice(col, col + window.cols)
@@ -135,12 +121,6 @@ def _pad(pixels: NDArray[_Value], size: int, fill: float) -> NDArray[_Value]:
     return out
 
 
-def _finite(power: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Take infinite power, which some ready-cut data sets hold, for no data: it would spread through the filter."""
-    endless = np.isinf(power)
-    return np.where(endless, np.float32(np.nan), power) if endless.any() else power
-
-
 def _mean_db(power: NDArray[np.float32], scale: DbScale) -> list[float]:
     """Mean power of each band's valid pixels in decibels; the floor of the scale where the mean is not positive."""
     means = np.asarray(np.nanmean(power, axis=(1, 2), dtype=np.float64)).tolist()
@@ -148,7 +128,7 @@ def _mean_db(power: NDArray[np.float32], scale: DbScale) -> list[float]:
     return [round(10 * math.log10(max(mean, least)), 3) for mean in means]
 
 
-def _meta(scene: Scene, window: Window, valid_share: float, mean_db: list[float], looks: float) -> dict[str, object]:
+def _meta(scene: Scene, window: Window, valid_share: float, mean_db: list[float]) -> dict[str, object]:
     info: SceneInfo = scene.info
     return {
         "scene": info.id,
@@ -160,7 +140,7 @@ def _meta(scene: Scene, window: Window, valid_share: float, mean_db: list[float]
         "footprint": _footprint(scene, window),
         "time": info.time,
         "orbit": info.orbit,
-        "looks": looks,
+        "looks": info.looks,
         "spacing_m": None if info.spacing_m is None else list(info.spacing_m),
         "valid_share": round(valid_share, 6),
         "mean_db": mean_db,

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 
 from infra.record import canonical_json, digest, sha256
 from infra.store import Corrupt, NotFound, Store, open_store
-from ingest.alos2 import open_alos2
 from ingest.catalog import Product, Unit
 from ingest.chips import ChipSource, open_chip
+from ingest.despeckle import Despeckled
 from ingest.labels import Labelled
-from ingest.recipe import Pixels, Recipe
+from ingest.open import open_scene
+from ingest.recipe import Recipe
 from ingest.scene import Scene, SceneRejected
-from ingest.sentinel1 import open_sentinel1
 from ingest.summary import SceneSummary
 from ingest.tiling import cut
 from shards.manifest import Source, SourceGrid
@@ -49,22 +49,19 @@ class _Gathered:
         self.rejects.append({"source": source, "stage": stage, "kind": kind, "reason": str(error)})
 
 
-def open_source(source: Product | ChipSource, pixels: Pixels) -> Scene:
+def open_source(source: Product | ChipSource, recipe: Recipe) -> Scene:
     """Open any source of a catalog as the recipe wants it. Raises SceneRejected."""
-    if isinstance(source, ChipSource):
-        return open_chip(source)
     scene: Scene
-    if source.sensor == "sentinel-1":
-        scene = open_sentinel1(source.path, denoise=pixels.denoise)
-    else:
-        scene = open_alos2(source.path)
-    if source.labels is None:
-        return scene
-    try:
-        return Labelled(scene, source.labels)
-    except SceneRejected:
-        scene.__exit__()
-        raise
+    with ExitStack() as stack:
+        if isinstance(source, ChipSource):
+            scene = stack.enter_context(open_chip(source))
+        else:
+            scene = stack.enter_context(open_scene(source.path, recipe.pixels))
+            if source.labels is not None:
+                scene = Labelled(scene, source.labels)
+        scene = Despeckled(scene, recipe.pixels.speckle)
+        stack.pop_all()
+    return scene
 
 
 def build_unit(work: Work) -> dict[str, Any]:
@@ -127,7 +124,7 @@ def _parquet(rows: pa.Table) -> bytes:
 def _open_all(work: Work, gathered: _Gathered) -> Iterator[Scene]:
     for source in work.unit.sources:
         try:
-            scene = open_source(source, work.recipe.pixels)
+            scene = open_source(source, work.recipe)
         except SceneRejected as error:
             gathered.reject(_source_name(source), "open", error)
         else:
@@ -141,7 +138,7 @@ def _tiles(scenes: list[Scene], recipe: Recipe, gathered: _Gathered, whole: bool
         summary = SceneSummary(info.shape, info.polarisations, recipe.pixels.scale)
         count = 0
         try:
-            tiles = cut(scene, recipe.tiles, recipe.pixels.speckle, recipe.pixels.scale)
+            tiles = cut(scene, recipe.tiles, recipe.pixels.scale)
             for tile in list(tiles) if whole else tiles:
                 summary.add(tile)
                 count += 1

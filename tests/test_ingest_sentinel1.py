@@ -32,6 +32,7 @@ from sentinel1_products import (
 from ingest.annotation import Noise, Vectors, read_calibration, read_noise
 from ingest.calibrate import Calibration
 from ingest.raster import open_raster, read_window
+from ingest.recipe import Pixels
 from ingest.scene import Scene, SceneRejected, Window
 from ingest.sentinel1 import Sentinel1Scene, open_sentinel1
 from ingest.xml import parse
@@ -87,7 +88,10 @@ def test_sigma0_agrees_with_orfeo_toolbox(
 ) -> None:
     product = products[name]
     measurement = next((product / "measurement").glob(f"*-{polarisation.lower()}-*.tiff"))
-    with open_sentinel1(str(product), denoise=False) as plain, open_sentinel1(str(product), denoise=denoise) as scene:
+    with (
+        open_sentinel1(str(product), Pixels(denoise=False)) as plain,
+        open_sentinel1(str(product), Pixels(denoise=denoise)) as scene,
+    ):
         band = scene.info.polarisations.index(polarisation)
         for number, box in enumerate(BLOCKS[name]):
             expected = otb(measurement, box, denoise, tmp_path / f"{number}.tif")
@@ -112,7 +116,7 @@ def test_noise_vectors_keep_their_own_pixels_where_orfeo_toolbox_mixes_them(
     product, window = products[IPF_270], Window(*FAR_RANGE)
     measurement = next((product / "measurement").glob("*-vv-*.tiff"))
     expected = otb(measurement, FAR_RANGE, True, tmp_path / "x.tif")
-    with open_sentinel1(str(product), denoise=False) as scene, open_raster(str(measurement)) as dataset:
+    with open_sentinel1(str(product), Pixels(denoise=False)) as scene, open_raster(str(measurement)) as dataset:
         plain, shape, numbers = scene.power(window)[0], scene.info.shape, read_window(dataset, window)
     gain = read_calibration(metadata(product, "calibration"), "calibration")
     own = read_noise(metadata(product, "noise"), "noise").vectors
@@ -139,7 +143,7 @@ def test_sigma0_agrees_with_xarray_sentinel(products: dict[str, Path], name: str
     group = f"IW/{polarisation}"
     image = xarray_sentinel.open_sentinel1_dataset(str(products[name]), group=group)
     lut = xarray_sentinel.open_sentinel1_dataset(str(products[name]), group=f"{group}/calibration").sigmaNought
-    with open_sentinel1(str(products[name]), denoise=False) as scene:
+    with open_sentinel1(str(products[name]), Pixels(denoise=False)) as scene:
         band = scene.info.polarisations.index(polarisation)
         for row, col, rows, cols in BLOCKS[name]:
             numbers = image.measurement[row : row + rows, col : col + cols].astype("float64")
@@ -246,7 +250,7 @@ def test_all_zero_noise_is_reported(shared_data: Path, tmp_path: Path) -> None:
     product = unpack(shared_data, IPF_236, tmp_path)
     box = (0, 0, 64, 64)
     write_pixels(product, [box])
-    with open_sentinel1(str(product)) as scene, open_sentinel1(str(product), denoise=False) as plain:
+    with open_sentinel1(str(product)) as scene, open_sentinel1(str(product), Pixels(denoise=False)) as plain:
         assert scene.info.warnings == (
             "VV is not denoised: the product's noise LUT is all zero",
             "VH is not denoised: the product's noise LUT is all zero",
@@ -359,7 +363,7 @@ def test_other_levels_and_missing_pixels_are_named(shared_data: Path) -> None:
 def test_a_denoised_product_is_taken_as_it_is_on_request(small: Path) -> None:
     for annotation in images(small):
         edit(annotation, "<thermalNoiseCorrectionPerformed>false", "<thermalNoiseCorrectionPerformed>true")
-    with open_sentinel1(str(small), denoise=False) as scene:
+    with open_sentinel1(str(small), Pixels(denoise=False)) as scene:
         assert scene.info.warnings == ()
 
 

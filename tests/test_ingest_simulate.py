@@ -21,6 +21,7 @@ from finetune.legend import read_legend
 from infra.errors import UsageError
 from ingest.alos2 import open_alos2
 from ingest.catalog import read_catalog
+from ingest.recipe import Pixels
 from ingest.scene import Window
 from ingest.sentinel1 import open_sentinel1
 from ingest.simulate import simulate_alos2, simulate_catalog, simulate_sentinel1
@@ -261,7 +262,7 @@ def test_xarray_sentinel_calibrates(sentinel1):
     assert tables.line[-1] >= ROWS
     assert 550 < float(tables.sigmaNought.min()) < float(tables.sigmaNought.max()) < 660
     calibrated = xarray_sentinel.calibrate_intensity(image.measurement, tables.sigmaNought).to_numpy()
-    with open_sentinel1(str(sentinel1.product), denoise=False) as scene:
+    with open_sentinel1(str(sentinel1.product), Pixels(denoise=False)) as scene:
         ours = scene.power(WHOLE)[1]
     inside = sentinel1.labels != 255
     assert np.allclose(calibrated[inside], ours[inside], rtol=1e-5)
@@ -283,7 +284,7 @@ def test_orfeo_toolbox_calibrates(denoise, sentinel1, otb, tmp_path):
     assert out.is_file(), done.stdout[-2000:]
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
         theirs = read(out, 1)
-    with open_sentinel1(str(sentinel1.product), denoise=denoise) as scene:
+    with open_sentinel1(str(sentinel1.product), Pixels(denoise=denoise)) as scene:
         ours = scene.power(WHOLE)[0]
     inside = (sentinel1.labels != 255) & (ours > 0)
     assert np.allclose(theirs[inside], ours[inside], rtol=1e-5, atol=1e-7)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ingest import tiling
+from ingest.despeckle import Despeckled
 from ingest.recipe import SpeckleRules, TileRules
 from ingest.scene import SceneInfo, Window
 from ingest.speckle import filter_power
@@ -117,7 +118,7 @@ def test_blocks_of_reading_never_change_a_tile(monkeypatch, kind: str, pixels: i
     whole = SCALE.encode(filter_power(scene.power(everything), kind, 7, 4.4))
     labels = scene.label(everything)
     assert labels is not None
-    tiles = list(cut(scene, rules(48, 8, limit=0.9), speckle, SCALE))
+    tiles = list(cut(Despeckled(scene, speckle), rules(48, 8, limit=0.9), SCALE))
     assert len(tiles) == len(list(windows((170, 330), rules(48, 8))))
     for tile in tiles:
         row, col, _, _ = tile.meta["window"]
@@ -136,7 +137,7 @@ def by_place(tiles: list[Tile]) -> dict[tuple[int, int], Tile]:
 
 def test_what_a_tile_says_of_itself() -> None:
     scene = ComputedScene(100, 130)
-    tile = by_place(list(cut(scene, rules(64), PLAIN, SCALE)))[36, 66]
+    tile = by_place(list(cut(Despeckled(scene, PLAIN), rules(64), SCALE)))[36, 66]
     power = scene.power(Window(36, 66, 64, 64)).astype(np.float64)
     mean_db = tile.meta["mean_db"]
     assert mean_db == pytest.approx(list(10 * np.log10(power.mean(axis=(1, 2)))), abs=6e-4)
@@ -154,7 +155,7 @@ def test_what_a_tile_says_of_itself() -> None:
 
 def test_a_scene_without_place_and_with_looks_of_the_recipe() -> None:
     scene = ComputedScene(40, 40, placed=False)
-    (tile,) = cut(scene, rules(40), SpeckleRules(kind="lee", size=5, looks=2.0), SCALE)
+    (tile,) = cut(Despeckled(scene, SpeckleRules(kind="lee", size=5, looks=2.0)), rules(40), SCALE)
     assert tile.meta["footprint"] is None
     assert tile.meta["looks"] == 2.0
     expected = filter_power(scene.power(Window(0, 0, 40, 40)), "lee", 5, 2.0)
@@ -163,7 +164,7 @@ def test_a_scene_without_place_and_with_looks_of_the_recipe() -> None:
 
 def test_a_scene_smaller_than_a_tile_is_filled_up_with_no_data() -> None:
     scene = ComputedScene(48, 60, labelled=True)
-    (tile,) = cut(scene, rules(64, limit=0.0), PLAIN, SCALE)  # padding is not lack of data
+    (tile,) = cut(Despeckled(scene, PLAIN), rules(64, limit=0.0), SCALE)  # padding is not lack of data
     assert tile.pixels.shape == (2, 64, 64)
     assert tile.meta["window"] == [0, 0, 48, 60]
     assert tile.meta["valid_share"] == round(48 * 60 / 64**2, 6)
@@ -179,14 +180,15 @@ def test_a_scene_smaller_than_a_tile_is_filled_up_with_no_data() -> None:
 def test_tiles_with_too_much_no_data_are_left_out() -> None:
     scene = ComputedScene(128, 192, hole=np.s_[0:64, 16:140])
     places = {
-        limit: set(by_place(list(cut(scene, rules(64, limit=limit), PLAIN, SCALE)))) for limit in (0, 0.2, 0.75, 1)
+        limit: set(by_place(list(cut(Despeckled(scene, PLAIN), rules(64, limit=limit), SCALE))))
+        for limit in (0, 0.2, 0.75, 1)
     }
     lower = {(64, 0), (64, 64), (64, 128)}
     assert places[0] == lower
     assert places[0.2] == lower | {(0, 128)}  # 12 of 64 columns are missing
     assert places[0.75] == lower | {(0, 128), (0, 0)}  # 48 of 64: exactly the limit
     assert places[1] == places[0.75]  # a tile of nothing is never kept
-    tile = by_place(list(cut(scene, rules(64, limit=0.2), PLAIN, SCALE)))[0, 128]
+    tile = by_place(list(cut(Despeckled(scene, PLAIN), rules(64, limit=0.2), SCALE)))[0, 128]
     assert tile.meta["valid_share"] == round(52 / 64, 6)
     assert (tile.pixels[:, :, :12] == 0).all()
 
@@ -199,7 +201,7 @@ def test_a_pixel_is_valid_where_every_band_is() -> None:
             out[0, 0, 0] = np.inf
             return out
 
-    (tile,) = cut(HalfBlind(32, 32), rules(32), PLAIN, SCALE)
+    (tile,) = cut(Despeckled(HalfBlind(32, 32), PLAIN), rules(32), SCALE)
     assert tile.meta["valid_share"] == 0.75
     assert tile.pixels[0, 0, 0] == 0  # infinite power is no measurement
     assert (tile.pixels[0, 0, 1:] > 0).all()
@@ -211,7 +213,7 @@ def test_dark_tiles_have_a_finite_mean() -> None:
         def power(self, window: Window) -> NDArray[np.float32]:
             return super().power(window) * np.float32(-1)
 
-    (tile,) = cut(Dark(32, 32), rules(32), PLAIN, SCALE)
+    (tile,) = cut(Despeckled(Dark(32, 32), PLAIN), rules(32), SCALE)
     assert tile.meta["mean_db"] == [-60.0, -60.0]
     assert (tile.pixels == 1).all()
 
@@ -232,7 +234,7 @@ def test_overlap_as_large_as_the_tile_is_refused() -> None:
 def _peak_bytes(scene: ComputedScene, take: int) -> int:
     tracemalloc.start()
     try:
-        for n, _tile in enumerate(cut(scene, rules(256), SpeckleRules(kind="lee", size=7), SCALE, threads=1)):
+        for n, _tile in enumerate(cut(Despeckled(scene, SpeckleRules(kind="lee", size=7), 1), rules(256), SCALE)):
             if n == take:
                 break
         return tracemalloc.get_traced_memory()[1]
