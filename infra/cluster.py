@@ -116,15 +116,17 @@ def gang(
 
     All ranks start together or not at all; when one dies all are started again, ``max_failures`` times, and
     ``work`` continues from its own checkpoints. ``storage`` is a local folder for Ray's bookkeeping.
-    Raises the SarsenseError of the work, or ResourceError where the ranks cannot be kept alive.
+    Raises the SarsenseError of the work, or ResourceError where the ranks cannot be kept alive. A SarsenseError that
+    is no ResourceError would come again, and ends the gang at once.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     with session(address, cpus=None if address else max(ranks, os.cpu_count() or 1)):
+        verdict = ray.remote(num_cpus=0)(_Verdict).remote()
         trainer = TorchTrainer(
-            work,
-            train_loop_config=dict(config),
+            _rank,
+            train_loop_config={"work": work, "config": dict(config), "verdict": verdict},
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=ranks,
@@ -139,6 +141,36 @@ def gang(
             trainer.fit()
         except Exception as error:
             raise _cause(error, name) from error
+        final = ray.get(verdict.get.remote(), timeout=60)
+        if final is not None:
+            raise final
+
+
+class _Verdict:
+    """An actor that remembers the error for which a gang must not be started again."""
+
+    def __init__(self) -> None:
+        self._error: SarsenseError | None = None
+
+    def put(self, error: SarsenseError) -> None:
+        self._error = self._error or error
+
+    def get(self) -> SarsenseError | None:
+        return self._error
+
+
+def _rank(told: Mapping[str, Any]) -> None:
+    """Do one rank's work, unless an earlier start of the gang came to an end that no restart can change."""
+    verdict = told["verdict"]
+    if ray.get(verdict.get.remote(), timeout=60) is not None:
+        return
+    try:
+        told["work"](told["config"])
+    except ResourceError:  # a store, a port, a node: another start may do better
+        raise
+    except SarsenseError as error:
+        ray.get(verdict.put.remote(error), timeout=60)
+        raise
 
 
 def _cause(error: BaseException, name: str) -> SarsenseError:

@@ -79,10 +79,11 @@ class Steps:
             self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(file=self._stream))
             self._row = self._bar.add_task(title, total=total, completed=start, note="")
 
-    def update(self, done: int, note: str = "") -> None:
-        """Show that ``done`` steps are behind us."""
+    def update(self, done: int, note: str = "", total: int | None = None) -> None:
+        """Show that ``done`` steps are behind us; ``total`` corrects how many there are."""
+        self._total = self._total if total is None else total
         if self._bar is not None:
-            self._bar.update(self._row, completed=done, note=note)
+            self._bar.update(self._row, completed=done, total=self._total, note=note)
         elif not self._quiet and (done == self._total or time.monotonic() - self._said_at > LINE_EVERY_S):
             self.say(f"{self._title} {done}/{self._total} {note}".rstrip())
             self._said_at = time.monotonic()
