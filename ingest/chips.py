@@ -1,8 +1,6 @@
 """Ready-cut images: GeoTIFF or PNG files of any bands and type, with label rasters, become scenes of linear power."""
 
-import glob
 import hashlib
-import re
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,14 +10,13 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from infra.errors import UsageError
 from infra.record import digest
 from ingest.geometry import GroundGrid
-from ingest.legend import UNLABELLED, LabelRule, Legend, Value, check_value, faults, read_legend, several
+from ingest.label_shapes import LabelShapes, is_shapes
+from ingest.legend import UNLABELLED, LabelRule, Legend, Value, check_value, several
 from ingest.mapgrid import MapPlace, ground_spacing_m
 from ingest.raster import Driver, open_raster, read_window
 from ingest.scene import SceneInfo, SceneRejected, Window
@@ -49,8 +46,9 @@ class ChipPixels(BaseModel):
     then ``offset_db``, the calibration constant, is added in decibels. ``polarisations`` names the bands in order.
     ``no_data`` marks pixels without measurement besides NaN and infinity: a stored number, or "declared" for what
     each file says of itself, or None. ``label_map`` turns values or ``#rrggbb`` of label rasters into class ids
-    where they are not those of the legend already; ``label_ignore`` lists values that mean unlabelled (255 always
-    does).
+    where they are not those of the legend already; ``label_ignore`` lists values that mean unlabelled (255 does
+    unless the map names it). ``label_band`` is the band of a label raster that holds class ids, where it has several.
+    A label file may also be GeoJSON polygons: ground inside them is class ``label_inside``, all else class 0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +60,8 @@ class ChipPixels(BaseModel):
     no_data: _Finite | Literal["declared"] | None = "declared"
     label_ignore: Annotated[tuple[_LabelValue, ...], BeforeValidator(several)] = ()
     label_map: dict[_LabelValue, Annotated[int, Field(ge=0, le=255)]] | None = None
+    label_band: Annotated[int, Field(ge=1)] | None = None
+    label_inside: Annotated[int, Field(ge=0, lt=UNLABELLED)] = 1
     legend: Legend | None = None
     sensor: str = Field("chip", min_length=1)
     product: str = Field("chip", min_length=1)
@@ -88,73 +88,6 @@ class ChipSource(ChipPixels):
     label: str | None = None
 
 
-class ChipFolder(ChipPixels):
-    """Which files of a folder are chips.
-
-    ``image`` is a pattern with one ``*`` (or a pattern for each band); what ``*`` stands for is the chip's stem.
-    ``label`` names the label raster, with ``{stem}`` in it. A chip's id is its stem, after ``name`` and a dash
-    where a name is given.
-    """
-
-    name: str | None = Field(None, min_length=1)
-    image: _Strings
-    label: str | None = None
-
-    @model_validator(mode="after")
-    def _patterns(self) -> Self:
-        for pattern in self.image:
-            if pattern.count("*") != 1 or Path(pattern).is_absolute():
-                raise ValueError(f"image pattern {pattern!r}: expected a path within the folder with exactly one *")
-        if self.label is not None and "{stem}" not in self.label:
-            raise ValueError(f"label pattern {self.label!r}: expected {{stem}} in it")
-        if len(self.image) not in (1, len(self.polarisations)):
-            raise ValueError(f"{len(self.image)} image patterns for {len(self.polarisations)} polarisations")
-        return self
-
-
-def read_chip_folder(path: Path) -> tuple[ChipFolder, Path]:
-    """Read a YAML description of a chip set and give it with the folder it describes.
-
-    The folder is that of the file, or what ``folder`` in it names from there; ``legend`` may name a legend file.
-    Raises UsageError with every wrong field.
-    """
-    try:
-        data = yaml.safe_load(path.read_bytes())
-        if not isinstance(data, dict):
-            raise ValueError(f"found {type(data).__name__}, expected fields")
-        folder = path.parent / str(data.pop("folder", "."))
-        if isinstance(data.get("legend"), str):
-            data["legend"] = read_legend(path.parent / data["legend"])
-        spec = ChipFolder.model_validate(data)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"chip set {path}: {faults(error)}") from error
-    if not folder.is_dir():
-        raise UsageError(f"chip set {path}: its folder {folder} is not there")
-    return spec, folder
-
-
-def chip_folder(folder: Path, spec: ChipFolder) -> list[ChipSource]:
-    """List the chips of a folder in the order of their ids; one that lacks a file is listed and rejected on opening."""
-    common = {name: getattr(spec, name) for name in ChipPixels.model_fields}
-    return [
-        ChipSource(
-            id=f"{spec.name}-{stem}" if spec.name else stem,
-            images=tuple(str(folder / pattern.replace("*", stem)) for pattern in spec.image),
-            label=str(folder / spec.label.replace("{stem}", stem)) if spec.label else None,
-            **common,
-        )
-        for stem in sorted({stem for pattern in spec.image for stem in _stems(folder, pattern)})
-    ]
-
-
-def _stems(folder: Path, pattern: str) -> list[str]:
-    """Give what the star of a pattern stands for in each file that matches."""
-    before, after = f"{folder}/{pattern}".rsplit("*", 1)
-    names = glob.glob(f"{glob.escape(before)}*{glob.escape(after)}")
-    shape = re.compile(f"{re.escape(before)}([^/]+){re.escape(after)}")
-    return [match[1] for name in names if (match := shape.fullmatch(name))]
-
-
 class ChipScene:
     """An open chip; see :class:`ingest.scene.Scene`. Reading is safe from several threads."""
 
@@ -163,8 +96,13 @@ class ChipScene:
         self._lock = threading.Lock()  # GDAL datasets are not thread-safe
         with ExitStack() as stack:
             images = [stack.enter_context(_open(name)) for name in source.images]
-            self._label = stack.enter_context(_open(source.label)) if source.label is not None else None
             self._bands = _bands(source, images)
+            self._shapes = None
+            self._label = None
+            if source.label is not None and is_shapes(source.label):
+                self._shapes = LabelShapes(source.label, source.label_inside, images[0])
+            elif source.label is not None:
+                self._label = stack.enter_context(_open(source.label))
             _check_shapes([*images, *([self._label] if self._label else [])])
             warnings: list[str] = []
             self._place = _place(images[0], warnings)
@@ -194,10 +132,14 @@ class ChipScene:
         Raises SceneRejected for values that neither legend nor label map knows.
         """
         self._check_window(window)
+        if self._shapes is not None:
+            return self._shapes.label(window)
         if self._label is None:
             return None
+        chosen = self._source.label_band
+        wanted = (chosen,) if chosen else (1, 2, 3) if self._label.count >= 3 else (1,)
         with self._lock:
-            bands = [read_window(self._label, window, band) for band in ((1, 2, 3) if self._label.count >= 3 else (1,))]
+            bands = [read_window(self._label, window, band) for band in wanted]
         if len(bands) == 3:
             return self._rule.of_colours(np.stack(bands), self._label.name)
         if self._palette is not None:
@@ -329,6 +271,12 @@ def _scene_info(
 def _palette(source: ChipSource, label: Any) -> NDArray[np.uint8] | None:
     """Give the colours (256, 3) of a label raster of one band, where the label map speaks of colours."""
     if label is None:
+        return None
+    if source.label_band is not None:
+        if source.label_band > label.count:
+            raise SceneRejected(
+                f"{label.name} has {label.count} bands; chip {source.id} takes labels of band {source.label_band}"
+            )
         return None
     if label.count >= 3:
         if set(label.dtypes[:3]) != {"uint8"}:

@@ -126,10 +126,13 @@ class LabelRule:
 
     @classmethod
     def of(cls, legend: Legend | None, given: Mapping[Value, int] | None, ignore: tuple[Value, ...]) -> Self:
-        """Combine a legend, a map from values to class ids that goes before it, and the values that are no label."""
+        """Combine a legend, a map from values to class ids that goes before it, and the values that are no label.
+
+        A value that the map names is what the map says, also 255.
+        """
         numbers, colours = _known(legend) if given is None else ({}, {})
         unlabelled = dict.fromkeys((UNLABELLED, *ignore, *(legend.ignore if legend else ())), UNLABELLED)
-        for value, class_id in {**(given or {}), **unlabelled}.items():
+        for value, class_id in {**unlabelled, **(given or {})}.items():
             if isinstance(value, str):
                 colours[_code(parse_colour(value))] = class_id
             else:

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from rasterio.errors import NotGeoreferencedWarning
 
 from infra.errors import UsageError
-from ingest.chips import ChipFolder, ChipPixels, ChipSource, chip_folder, open_chip, read_chip_folder, to_power
+from ingest.chip_set import ChipFolder, chip_folder, read_chip_folder
+from ingest.chips import ChipPixels, ChipSource, open_chip, to_power
 from ingest.scene import SceneRejected, Window
 
 FD5B = "S1A_IW_GRDH_1SDV_20180716T004042_20180716T004107_022812_02792A_FD5B"
@@ -414,14 +415,14 @@ BASE = "image: '*.tif'\npolarisations: [VV]\nquantity: db\n"
         (BASE + "offset: 3", "offset: Extra inputs"),
         (BASE + "folder: none", "its folder .*none is not there"),
         (BASE + "legend: none.json", "none.json: .*No such file"),
-        (BASE + "label: labels.tif", r"expected \{stem\} in it"),
+        (BASE + "label: labels.tif", r"expected fields among stem in it"),
         (BASE + "time: yesterday", "time: Value error"),
         (BASE + "label_map: {white: 1}", "'white' is not a colour"),
         (BASE + "label_map: {1: 300}", "label_map.1"),
         (BASE + "no_data: zero", "no_data"),
         (BASE + "looks: 0", "looks: Input should be greater than 0"),
         (BASE + "offset_db: .nan", "offset_db"),
-        (BASE.replace("*.tif", "a.tif"), "exactly one"),
+        (BASE.replace("*.tif", "a.tif"), r"with a \* or \{field\}"),
         (BASE.replace("*.tif", "/x/*.tif"), "within the folder"),
         (BASE.replace("[VV]", "[VV, VV]"), "a polarisation is named twice: VV, VV"),
         (BASE.replace("'*.tif'", "['*a.tif', '*b.tif']"), "2 image patterns for 1 polarisations"),
