@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from infra.command import command_app, run
+from shards.cli_versions import add_to
 
 if TYPE_CHECKING:
     from shards.manifest import Manifest
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from shards.verify import Report
 
 app = command_app("shards", "Look into a corpus of radar tiles, and check that it is whole.")
+
+add_to(app)
 
 Url = Annotated[str, Parameter(help="A corpus (folder, file://, s3://) or one version's manifests/DIGEST.json.")]
 Json = Annotated[bool, Parameter("--json", negative="", show_default=False, help="Print JSON for programs.")]

@@ -3,14 +3,25 @@
 import functools
 import json
 import re
-from typing import Annotated, Any, Literal, NoReturn, Self
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
-from infra.errors import SarsenseError, UsageError
+from infra.errors import ConflictError, SarsenseError, UsageError
 from infra.record import canonical_json, digest, sha256
 from infra.store import AlreadyExists, NotFound, Store, open_store, split_object
 from shards.codec import Codec
+from shards.heads import head, resolve, take_head
+from shards.mounts import with_mounts
 from shards.tile import DbScale
 
 ROOT_KEY = "manifest.json"
@@ -40,13 +51,30 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Shard(_Frozen):
-    """One tar file: its key in the corpus, SHA-256, size in bytes and number of tiles."""
+class _Sparse(_Frozen):
+    """A value whose fields of a later time are left out of its JSON while they say nothing."""
+
+    _silent: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _said(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = serialise(self)
+        return {name: value for name, value in data.items() if value is not None or name not in self._silent}
+
+
+class Shard(_Sparse):
+    """One tar file: its key in the corpus, SHA-256, size in bytes and number of tiles.
+
+    ``members`` is the number of tiles in the file where this version takes only ``tiles`` of them.
+    """
+
+    _silent = ("members",)
 
     key: Key
     sha256: Sha256
     bytes: Count
     tiles: Count
+    members: Count | None = None
 
 
 class IndexPart(_Frozen):
@@ -89,8 +117,18 @@ class Source(_Frozen):
     warnings: tuple[str, ...] = ()
 
 
-class Manifest(_Frozen):
+class Lineage(_Frozen):
+    """From which versions (digests) a version was made, how, and with which dials."""
+
+    made_by: str
+    parents: tuple[Sha256, ...]
+    dials: dict[str, Any] = {}
+
+
+class Manifest(_Sparse):
     """What a corpus is. Holds no wall time, host or absolute path, so that equal content has an equal digest."""
+
+    _silent = ("lineage",)
 
     format: Literal["sarsense-manifest-1"] = "sarsense-manifest-1"
     recipe: dict[str, Any]
@@ -104,6 +142,7 @@ class Manifest(_Frozen):
     sources: tuple[Source, ...]
     tiles: Count
     bytes: Count
+    lineage: Lineage | None = None
 
     @model_validator(mode="after")
     def _sums_agree(self) -> Self:
@@ -126,12 +165,37 @@ class Manifest(_Frozen):
         return digest(self.model_dump(mode="json"))
 
 
-def publish(store: Store, manifest: Manifest) -> str:
+class _Any:
+    """Stands for: whatever version is the current one."""
+
+
+ANY = _Any()
+
+
+def publish(store: Store, manifest: Manifest, after: str | _Any | None = ANY) -> str:
     """Make a manifest the corpus's current version and give its digest.
 
-    Everything it names must be stored already. ``manifests/<digest>.json`` comes first, ``manifest.json`` last
-    and in one put, so that a reader sees the old version or the new one.
+    Everything it names must be stored already. Its bytes come first, under ``manifests/<digest>.json``; then it takes
+    the next number among the versions, which of several writers exactly one gets; ``manifest.json`` comes last and in
+    one put, so that a reader sees the old version or the new one. ``after`` is the version that this one was made to
+    follow (None for the first): ConflictError where another one came between.
     """
+    add_version(store, manifest)
+    digest = manifest.digest
+    number, current = head(store)[0], current_digest(store)
+    if current != digest:
+        if not isinstance(after, _Any) and current != after:
+            raise ConflictError(
+                f"another version, {str(current)[:16]}, was published at {store.url} while {digest[:16]} was made;"
+                " nothing of it was changed: run again, or publish to another place"
+            )
+        take_head(store, number + 1, digest, current)
+    _show_head(store, digest)
+    return digest
+
+
+def add_version(store: Store, manifest: Manifest) -> str:
+    """Keep a version under its digest without making it the current one; give its digest."""
     data = canonical_json(manifest.model_dump(mode="json"))
     key = version_key(manifest.digest)
     try:
@@ -139,12 +203,26 @@ def publish(store: Store, manifest: Manifest) -> str:
     except AlreadyExists:
         if store.get(key) != data:
             store.put(key, data)  # the name is the content, so what was there is damaged
-    store.put(ROOT_KEY, data)
     return manifest.digest
 
 
+def _show_head(store: Store, digest: str) -> None:
+    """Copy the current version to where readers look; again where another writer went on meanwhile."""
+    while True:
+        store.put(ROOT_KEY, store.get(version_key(digest)))
+        latest = head(store)[1] or digest
+        if latest == digest:
+            return
+        digest = latest
+
+
 def current_digest(store: Store) -> str | None:
-    """Name the version that a corpus shows now, whatever its content; None where there is none yet."""
+    """Name a corpus's current version, whatever its content; None where there is none yet.
+
+    It may be newer than what readers still see where a writer died at the very end; the next one puts that right.
+    """
+    if (latest := head(store)[1]) is not None:
+        return latest
     try:
         return sha256(store.get(ROOT_KEY))
     except NotFound:
@@ -159,8 +237,9 @@ def version_key(digest: str) -> str:
 def read_manifest(url: str) -> tuple[Store, Manifest]:
     """Read a corpus's manifest, checked, and the store that its keys belong to.
 
-    ``url`` is the corpus's root (its current version), one version's ``.../manifests/<digest>.json``, or any
-    other ``.json``. Raises UsageError where there is none and ManifestError where it is damaged or hostile.
+    ``url`` is the corpus's root (its current version), a root with a tag or the first digits of a digest
+    (``.../corpus@v3``), one version's ``.../manifests/<digest>.json``, or any other ``.json``. Raises UsageError
+    where there is none and ManifestError where it is damaged or hostile.
     """
     root, key = _locate(url)
     store = open_store(root)
@@ -173,7 +252,7 @@ def read_manifest(url: str) -> tuple[Store, Manifest]:
         raise UsageError(f"no corpus at {url}: there is no {root}/{key}; give the folder that holds it") from error
     manifest = parse(data, f"{root}/{key}")
     _check_name(store, key, manifest.digest)
-    return store, manifest
+    return with_mounts(store), manifest
 
 
 def parse(data: bytes, name: str) -> Manifest:
@@ -196,13 +275,21 @@ def _no_constant(text: str) -> NoReturn:
 
 def _locate(url: str) -> tuple[str, str]:
     if not url.endswith(".json"):
-        return url.rstrip("/") or "/", ROOT_KEY
+        root, name = split_version(url)
+        return root, version_key(resolve(open_store(root), name)) if name else ROOT_KEY
     root, name = split_object(url)
     if root == "manifests":
         return ".", f"manifests/{name}"
     if root.endswith("/manifests"):
         return root.removesuffix("/manifests") or "/", f"manifests/{name}"
     return root, name
+
+
+def split_version(url: str) -> tuple[str, str]:
+    """Split ``corpus@version`` into root and version; the version is empty where none is named."""
+    root = url.rstrip("/") or "/"
+    place, mark, name = root.rpartition("@")
+    return (place, name) if mark and place and "/" not in name else (root, "")
 
 
 def _check_name(store: Store, key: str, found: str) -> None:

@@ -18,8 +18,9 @@ from infra.errors import SarsenseError, UsageError
 from infra.folder import FolderStore
 from infra.store import Corrupt, NotFound, Store
 from shards.codec import RESERVED, CodecError, decode_pixels
-from shards.index import read_index
+from shards.index import OPTIONAL, read_index
 from shards.manifest import Manifest, read_manifest
+from shards.mounts import MountedStore
 from shards.tile import DbScale, Tile
 
 _OPEN_FILES = 256
@@ -192,7 +193,10 @@ class Corpus:
 
 
 class TileMeta(Mapping[str, Any]):
-    """What the index knows of a tile, looked up only when asked for; equal to the keys that every tile has."""
+    """What the index knows of a tile, looked up only when asked for: the keys that every tile has, and more.
+
+    The further keys, shards.index.OPTIONAL, are None where the tile's own meta lacks them.
+    """
 
     __slots__ = ("_corpus", "_i")
 
@@ -222,7 +226,7 @@ class TileMeta(Mapping[str, Any]):
         return (dict, (dict(self),))  # without the corpus behind it
 
 
-_META = ("scene", "sensor", "polarisations", "window", "footprint", "time", "valid_share", "mean_db")
+_META = ("scene", "sensor", "polarisations", "window", "footprint", "time", "valid_share", "mean_db", *OPTIONAL)
 
 
 class _Ranges(Protocol):
@@ -230,7 +234,22 @@ class _Ranges(Protocol):
 
 
 def _ranges(store: Store) -> _Ranges:
+    if isinstance(store, MountedStore):
+        return _MountedRanges(store)
     return _FileRanges(store) if isinstance(store, FolderStore) else _StoreRanges(store)
+
+
+class _MountedRanges:
+    """Ranged reads of a corpus with others mounted in it, each in its own best way."""
+
+    def __init__(self, store: MountedStore) -> None:
+        self._own = _ranges(store.own)
+        self._mounted = {name: _ranges(mounted) for name, mounted in store.mounts.items()}
+
+    def __call__(self, key: str, start: int, length: int) -> NDArray[np.uint8]:
+        first, _, rest = key.partition("/")
+        mounted = self._mounted.get(first)
+        return self._own(key, start, length) if mounted is None else mounted(rest, start, length)
 
 
 class _StoreRanges:
