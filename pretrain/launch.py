@@ -123,7 +123,7 @@ def work(job: Job, world: World) -> Summary:
     config, corpus, store = job.config, Corpus.open(job.data), open_store(job.out)
     check_levels(corpus, config.input)
     learner = DI3CL(config, corpus.scale, world)
-    plan = Plan(corpus.shard_counts(), config.seed, config.lanes, config.batch)
+    plan = Plan(corpus.shard_counts(), config.seed, config.lanes, config.batch, weights=corpus.weights())
     reading = config.reading
     feed = LocalFeed(
         corpus, plan, learner.draw, rank=world.rank, world=world.size, threads=reading.threads, ahead=reading.ahead

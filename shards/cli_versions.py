@@ -107,6 +107,31 @@ def split(
         _keep(corpus, manifest, f"{tag}-{name}" if tag else name, json_)
 
 
+def weigh(
+    url: Url,
+    weights: str,
+    /,
+    *,
+    by: Literal["sensor", "id", "mode", "product"] = "sensor",
+    tag: Tag = None,
+    json_: Json = False,
+) -> None:
+    """Make a version in which some scenes are read more often per epoch than others, or less often.
+
+    Args:
+        weights: VALUE=WEIGHT,VALUE=WEIGHT, such as sentinel-1=0.5,alos-2=3; scenes of other values keep theirs.
+        by: what the values are.
+    """
+    from shards import derive
+    from shards.manifest import Lineage
+    from shards.reader import Corpus
+
+    chosen = _numbers(weights, "WEIGHTS")
+    corpus = Corpus.open(url)
+    lineage = Lineage(made_by="weigh", parents=(corpus.manifest.digest,), dials={"by": by, "weights": chosen})
+    _keep(corpus, derive.weigh(corpus, by, chosen, lineage), tag, json_)
+
+
 def merge(first: Url, *others: Url, out: str, tag: Tag = None, json_: Json = False) -> None:
     """Join corpora of equal pixels into one at OUT; their shards stay where they are and are mounted there.
 
@@ -243,11 +268,15 @@ def gc(
     say(f"{how}: {len(found.objects)} objects, {found.bytes / 1e6:.3f} MB, {len(found.versions)} versions")
 
 
-def _shares(text: str) -> dict[str, float]:
+def _numbers(text: str, what: str) -> dict[str, float]:
     try:
-        shares = {name.strip(): float(share) for name, share in (part.split("=") for part in text.split(","))}
+        return {name.strip(): float(number) for name, number in (part.rsplit("=", 1) for part in text.split(","))}
     except ValueError as error:
-        raise UsageError(f"--parts {text!r}: expected NAME=SHARE,NAME=SHARE") from error
+        raise UsageError(f"{what} {text!r}: expected NAME=NUMBER,NAME=NUMBER") from error
+
+
+def _shares(text: str) -> dict[str, float]:
+    shares = _numbers(text, "--parts")
     if len(shares) < 2 or min(shares.values()) <= 0:
         raise UsageError(f"--parts {text!r}: expected two parts or more, each with a share above 0")
     return shares
@@ -275,5 +304,5 @@ def _lines(result: dict[str, object]) -> str:
 
 def add_to(app: App) -> None:
     """Add the commands to the ``shards`` command."""
-    for command in (select, split, merge, pin, diff, copy, gc):
+    for command in (select, split, weigh, merge, pin, diff, copy, gc):
         app.command(command)

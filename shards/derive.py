@@ -115,6 +115,27 @@ def _sources(sources: Sequence[Source], rows: pa.Table) -> tuple[Source, ...]:
     return tuple(s.model_copy(update={"tiles": counts[s.id]}) for s in sources if s.id in counts)
 
 
+def weigh(corpus: Corpus, column: str, weights: Mapping[str, float], lineage: Lineage) -> Manifest:
+    """Make the version in which the scenes of a sensor (or of one id, mode, product) are read so often per epoch.
+
+    ``column`` is "sensor", "id", "mode" or "product"; scenes of no listed value keep their weight. Nothing but the
+    manifest is new. Raises UsageError for a value that no scene has, or a weight that cannot be.
+    """
+    if column not in ("sensor", "id", "mode", "product"):
+        raise UsageError(f"scenes cannot be weighed by {column!r}: expected sensor, id, mode or product")
+    known = {getattr(source, column) for source in corpus.manifest.sources}
+    if unknown := sorted(weights.keys() - known):
+        raise UsageError(f"no scene of {corpus.store.url} has {column} {unknown[0]!r}; there are {sorted(known)[:10]}")
+    if wrong := [f"{name}={weight}" for name, weight in weights.items() if not 0 < weight <= 1000]:
+        raise UsageError(f"weight {wrong[0]}: expected more than 0 and at most 1000; leave scenes out with select")
+    sources = tuple(
+        source.model_copy(update={"weight": weights.get(getattr(source, column), source.weight)})
+        for source in corpus.manifest.sources
+    )
+    plain = corpus.manifest.model_dump() | {"sources": sources, "lineage": lineage}
+    return Manifest.model_validate(plain)
+
+
 def parts_by_scene(corpus: Corpus, shares: Mapping[str, float], seed: int) -> dict[str, NDArray[np.bool_]]:
     """Deal scenes, whole, to named parts in about these shares of the tiles.
 

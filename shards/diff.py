@@ -66,7 +66,7 @@ class Difference:
 def diff(before: Corpus, after: Corpus) -> Difference:
     """Compare two versions, of one corpus or of two, by their indexes alone; 10^6 tiles take seconds."""
     one, two = before.manifest, after.manifest
-    scenes = [{source.id: source.fingerprint for source in manifest.sources} for manifest in (one, two)]
+    scenes = [{s.id: (s.fingerprint, s.weight) for s in manifest.sources} for manifest in (one, two)]
     common = scenes[0].keys() & scenes[1].keys()
     here, there = _match(before.table["key"], after.table["key"])
     same = np.ones(len(here), dtype=bool)

@@ -93,12 +93,15 @@ class SourceGrid(_Frozen):
     transform: tuple[float, float, float, float, float, float]
 
 
-class Source(_Frozen):
+class Source(_Sparse):
     """A scene that gave tiles.
 
     ``shape`` is (rows, cols), ``spacing_m`` (row, col), ``footprint`` (lon, lat) corners, ``ground`` tie points
-    (row, col, lon, lat), ``fingerprint`` the SHA-256 that names the product's content.
+    (row, col, lon, lat), ``fingerprint`` the SHA-256 that names the product's content, ``weight`` how often per epoch
+    its tiles are to be read where that is not once.
     """
+
+    _silent = ("weight",)
 
     id: str
     sensor: str
@@ -115,6 +118,7 @@ class Source(_Frozen):
     ground: tuple[tuple[float, float, float, float], ...] = ()
     tiles: Count
     warnings: tuple[str, ...] = ()
+    weight: Annotated[float, Field(gt=0, le=1000)] | None = None
 
 
 class Lineage(_Frozen):

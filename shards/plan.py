@@ -1,5 +1,6 @@
 """The order of reading as arithmetic: from (counts, seed, lanes, batch, step) to the tiles of that step."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from infra.errors import UsageError
 
 _ORDER_STREAM = 1  # keeps the order's random words apart from those of the draws
+_MIX_STREAM = 3  # and from those that say which tiles of a fractional weight come
 
 
 class Plan:
@@ -19,7 +21,9 @@ class Plan:
     each lane in turn. So a batch mixes up to ``lanes`` shards, while a reader stays in few shards for long.
 
     ``counts`` is the number of tiles per shard; ``tiles`` (N) gives their global numbers, shard by shard, where the
-    plan covers a selection. Nothing depends on the number of ranks, threads or on the release of NumPy.
+    plan covers a selection. ``weights`` (N) says how often per epoch a tile comes, 1 if not given: with 2.5 twice,
+    and in every second epoch once more; tiles of equal weight take turns with the rest. Nothing depends on the number
+    of ranks, threads or on the release of NumPy.
     """
 
     def __init__(
@@ -29,13 +33,15 @@ class Plan:
         lanes: int,
         batch: int,
         tiles: NDArray[np.int64] | None = None,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
         self._counts = np.asarray(counts, dtype=np.int64)
-        self.size = int(self._counts.sum())
-        self._tiles = np.arange(self.size) if tiles is None else np.asarray(tiles, dtype=np.int64)
+        count = int(self._counts.sum())
+        self._tiles = np.arange(count) if tiles is None else np.asarray(tiles, dtype=np.int64)
         self.seed, self.lanes, self.batch = seed, lanes, batch
         _check(self._counts, self._tiles, seed, lanes, batch)
-        self._first = np.cumsum(self._counts) - self._counts
+        self._mix = None if weights is None else _Mix(np.asarray(weights, np.float64), count, seed)
+        self.size = count if self._mix is None else self._mix.size
         self._epochs: dict[int, NDArray[np.int64]] = {}
 
     def tiles(self, step: int) -> NDArray[np.int64]:
@@ -62,17 +68,52 @@ class Plan:
         return self._epochs[epoch]
 
     def _make_order(self, epoch: int) -> NDArray[np.int64]:
+        counts, places = self._counts, np.arange(len(self._tiles))
+        if self._mix is not None:
+            places = self._mix.places(epoch)
+            shard = np.repeat(np.arange(len(counts)), counts)
+            counts = np.bincount(shard[places], minlength=len(counts))
         words = np.random.Philox(key=_ORDER_STREAM << 64 | self.seed, counter=epoch << 192)
-        shards = np.argsort(words.random_raw(len(self._counts)), kind="stable")
+        shards = np.argsort(words.random_raw(len(counts)), kind="stable")
         raw = words.random_raw(self.size)
-        row = [self._first[s] + self._permuted(raw, int(s)) for s in shards]
-        order: NDArray[np.int64] = self._tiles[np.concatenate(row)[interleave(self.size, self.lanes)]]
+        ends = np.cumsum(counts)
+        row = [_permuted(raw, int(ends[s] - counts[s]), int(counts[s])) for s in shards]
+        order: NDArray[np.int64] = self._tiles[places[np.concatenate(row)[interleave(self.size, self.lanes)]]]
         return order
 
-    def _permuted(self, raw: NDArray[np.uint64], shard: int) -> NDArray[np.int64]:
-        # By sorting random words: Generator.permutation may change with a release of NumPy.
-        first = self._first[shard]
-        return np.argsort(raw[first : first + self._counts[shard]], kind="stable")
+
+def _permuted(raw: NDArray[np.uint64], first: int, count: int) -> NDArray[np.int64]:
+    # By sorting random words: Generator.permutation may change with a release of NumPy.
+    return first + np.argsort(raw[first : first + count], kind="stable")
+
+
+class _Mix:
+    """Which places of the row of tiles an epoch takes, and how often, where tiles have weights."""
+
+    def __init__(self, weights: NDArray[np.float64], count: int, seed: int) -> None:
+        if weights.shape != (count,) or not np.isfinite(weights).all() or (weights < 0).any():
+            raise UsageError(f"weights of shape {weights.shape} for {count} tiles: expected one per tile, 0 or more")
+        self._seed = seed
+        self._whole = np.repeat(np.arange(count), np.floor(weights).astype(np.int64))
+        rest = weights - np.floor(weights)
+        # Tiles with the same rest take turns; rounded up, for rounded down a lone tile would never come.
+        self._groups = [np.flatnonzero(rest == value) for value in np.unique(rest[rest > 0])]
+        self._shares = [math.ceil(float(rest[group[0]]) * len(group) - 1e-9) for group in self._groups]
+        self.size = len(self._whole) + sum(self._shares)
+        if self.size == 0:
+            raise UsageError("the weights leave no tile to read")
+
+    def places(self, epoch: int) -> NDArray[np.int64]:
+        """Give the places of an epoch, ascending; a place of weight 2 comes twice."""
+        parts = [self._whole]
+        for number, (group, share) in enumerate(zip(self._groups, self._shares, strict=True)):
+            turn = np.arange(epoch * share, (epoch + 1) * share)
+            for cycle in np.unique(turn // len(group)):
+                key = _MIX_STREAM << 64 | self._seed
+                words = np.random.Philox(key=key, counter=number << 128 | int(cycle) << 192)
+                order = np.argsort(words.random_raw(len(group)), kind="stable")
+                parts.append(group[order[turn[turn // len(group) == cycle] % len(group)]])
+        return np.sort(np.concatenate(parts))
 
 
 def interleave(size: int, lanes: int) -> NDArray[np.int64]:

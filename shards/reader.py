@@ -132,6 +132,16 @@ class Corpus:
         shard = self.rows.shard if tiles is None else self.rows.shard[tiles]
         return np.bincount(shard, minlength=len(self.manifest.shards)).astype(np.int64)
 
+    def weights(self) -> NDArray[np.float64] | None:
+        """Give how often per epoch each tile is to be read, or None where all are read once."""
+        known = {source.id: source.weight for source in self.manifest.sources if source.weight is not None}
+        if not known:
+            return None
+        scenes = self.table["scene"].combine_chunks()
+        of_scene = np.array([known.get(name, 1.0) for name in scenes.dictionary.to_pylist()])
+        weights: NDArray[np.float64] = of_scene[np.asarray(scenes.indices)]
+        return weights
+
     def select(
         self,
         *,

@@ -132,3 +132,32 @@ def test_a_selection_is_read_by_its_own_numbers():
 def test_what_cannot_be_planned_is_refused(make, said):
     with pytest.raises(UsageError, match=said):
         make()
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any),
+    st.integers(0, 2**64 - 1),
+    st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.5, 3.0]), min_size=6, max_size=6),
+)
+def test_weighted_tiles_come_as_often_as_their_weights_say(counts, seed, of_shard):
+    weights = np.repeat(of_shard[: len(counts)], counts)
+    if not weights.any():
+        with pytest.raises(UsageError, match="leave no tile"):
+            Plan(counts, seed, 3, 1, weights=weights)
+        return
+    plan = Plan(counts, seed, 3, 1, weights=weights)
+    epochs = 40  # whole turns of every rest here: 4 * 10
+    seen = np.bincount(np.concatenate([plan.tiles(step) for step in range(plan.size * epochs)]), minlength=sum(counts))
+    extra = seen - epochs * np.floor(weights).astype(int)
+    for rest in set((weights % 1).tolist()):
+        group = extra[weights % 1 == rest]
+        assert group.sum() == epochs * np.ceil(rest * len(group))
+        assert np.ptp(group) <= 1
+    assert plan.tiles(5).tolist() == Plan(counts, seed, 3, 1, weights=weights).tiles(5).tolist()
+
+
+def test_whole_weights_of_one_change_nothing():
+    plain, weighted = (Plan([5, 0, 7], 11, 4, 6, weights=w) for w in (None, np.ones(12)))
+    for step in range(9):
+        assert plain.tiles(step).tolist() == weighted.tiles(step).tolist()

@@ -384,3 +384,16 @@ def test_the_commands_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert merged["tiles"] == 44
     assert exit_code(app, ["verify", str(tmp_path / "m"), "--deep"]) == 0
     assert exit_code(app, ["split", corpus, "--parts", "a=1"]) == 2
+
+
+def test_weights_belong_to_a_version_and_to_the_order_of_reading(tmp_path: Path) -> None:
+    corpus = shifted(str(tmp_path), {"a": 6, "b": 4})
+    assert corpus.weights() is None
+    manifest = derive.weigh(corpus, "id", {"a": 0.5, "b": 2.0}, LINEAGE)
+    add_version(corpus.store, manifest)
+    weighed = Corpus.open(f"{tmp_path}@{manifest.digest}")
+    assert weighed.weights().tolist() == [0.5] * 6 + [2.0] * 4
+    assert diff(corpus, weighed).scenes_changed == ("a", "b")
+    for bad, message in (({"c": 1.0}, "no scene of .* has id 'c'"), ({"a": 0.0}, "weight a=0.0: expected more")):
+        with pytest.raises(UsageError, match=message):
+            derive.weigh(corpus, "id", bad, LINEAGE)
