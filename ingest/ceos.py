@@ -8,10 +8,11 @@ import os
 import re
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from types import MappingProxyType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ MAX_LINE_BYTES = 1 << 22
 MAX_LINES = 1 << 20
 # Lines are read this many bytes at a time, so that memory does not grow with the window.
 _BLOCK_BYTES = 1 << 23
+_LINE_TYPES = (10, 11)
+"""Second type code of a line: of complex and of amplitude images."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[EeDd][+-]?[0-9]{1,3})?")
@@ -104,6 +107,25 @@ def _preamble(file: "_File", at: int, size: int) -> tuple[Kind, int]:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """How one pixel is stored: bytes, NumPy type of its numbers, and how many numbers it has."""
+
+    bytes: int
+    dtype: str
+    numbers: int
+
+
+AMPLITUDE = Sample(2, ">u2", 1)
+"""Levels 1.5, 2.1 and 3.1."""
+COMPLEX = Sample(8, ">f4", 2)
+"""Level 1.1: in phase and quadrature."""
+# Format code and bits per number as descriptors have them; of complex pixels some count the bits of both parts.
+_SAMPLES: Mapping[tuple[str, str], Sample] = MappingProxyType(
+    {("IU2", "16"): AMPLITUDE, ("C*8", "32"): COMPLEX, ("C*8", "64"): COMPLEX}
+)
+
+
+@dataclass(frozen=True, slots=True)
 class ImageLayout:
     """How an image file is laid out: after a descriptor, ``lines`` records of ``line_bytes``, each with a prefix."""
 
@@ -111,10 +133,11 @@ class ImageLayout:
     pixels: int
     line_bytes: int
     prefix_bytes: int
+    sample: Sample = AMPLITUDE
 
 
 def read_layout(path: Path) -> ImageLayout:
-    """Read the descriptor of an image of one band of unsigned 16 bit numbers. Raises SceneRejected for any other."""
+    """Read the descriptor of an image of one band. Raises SceneRejected for unknown pixels or impossible sizes."""
     with _File(path) as file:
         fields = Fields(f"{path} descriptor", file.read(0, DESCRIPTOR_BYTES))
     layout = ImageLayout(
@@ -122,19 +145,21 @@ def read_layout(path: Path) -> ImageLayout:
         pixels=fields.integer(248, 256, "the number of pixels"),
         line_bytes=fields.integer(186, 192, "the record length"),
         prefix_bytes=fields.integer(276, 280, "the prefix length"),
+        sample=_sample(fields),
     )
-    _check_format(fields)
     _check_layout(fields, layout)
     return layout
 
 
-def _check_format(fields: Fields) -> None:
+def _sample(fields: Fields) -> Sample:
     code, interleave, bits = fields.text(428, 432), fields.text(268, 272), fields.text(216, 220)
-    if (code, interleave, bits) != ("IU2", "BSQ", "16"):
+    sample = _SAMPLES.get((code, bits))
+    if sample is None or interleave != "BSQ":
         raise SceneRejected(
-            f"{fields.name} says format {code!r}, {interleave!r}, {bits} bits; expected 'IU2', 'BSQ', 16 bits "
-            "(unsigned amplitude, one band per file)"
+            f"{fields.name} says format {code!r}, {interleave!r}, {bits} bits; expected 'BSQ' (one band per file) of "
+            "'IU2', 16 bits (unsigned amplitude) or 'C*8', 32 bits (complex)"
         )
+    return sample
 
 
 def _check_layout(fields: Fields, layout: ImageLayout) -> None:
@@ -150,8 +175,9 @@ def _check_layout(fields: Fields, layout: ImageLayout) -> None:
     sane = 0 < layout.lines <= MAX_LINES and 0 < layout.line_bytes <= MAX_LINE_BYTES
     if not sane or min(layout.pixels, layout.prefix_bytes - PREAMBLE.size + 1, suffix_bytes + 1) < 1:
         raise SceneRejected(f"{fields.name} gives impossible sizes: {layout}; the product is damaged, fetch it again")
-    parts = layout.prefix_bytes + 2 * layout.pixels + suffix_bytes
-    if data_bytes != 2 * layout.pixels or parts != layout.line_bytes or records != layout.lines:
+    pixel_bytes = layout.sample.bytes * layout.pixels
+    parts = layout.prefix_bytes + pixel_bytes + suffix_bytes
+    if data_bytes != pixel_bytes or parts != layout.line_bytes or records != layout.lines:
         raise SceneRejected(
             f"{fields.name} contradicts itself: {records} records for {layout.lines} lines; record length "
             f"{layout.line_bytes} for {layout.prefix_bytes} + {data_bytes} + {suffix_bytes} bytes"
@@ -162,6 +188,7 @@ class ImageFile:
     """The lines of an open image file. Reading is safe from several threads."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.layout = read_layout(path)
         self._file = _File(path)
         needed = DESCRIPTOR_BYTES + self.layout.lines * self.layout.line_bytes
@@ -173,30 +200,57 @@ class ImageFile:
                 f"expected {needed}; fetch it again"
             )
 
-    def blocks(self, window: Window) -> Iterator[tuple[slice, NDArray[np.uint16]]]:
-        """Read a window some lines at a time: (rows of the window, (n, cols) big-endian uint16).
+    def blocks(self, window: Window) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Read a window some lines at a time: rows of the window and its numbers, big-endian.
 
-        Raises SceneRejected where a line's own preamble is not what the descriptor promises.
+        Amplitude is (n, cols) uint16, complex (n, cols, 2) float32. Raises SceneRejected where a line's own preamble
+        is not what the descriptor promises.
         """
-        layout = self.layout
+        layout, sample = self.layout, self.layout.sample
         step = max(1, _BLOCK_BYTES // layout.line_bytes)
-        first_byte = layout.prefix_bytes + 2 * window.col
+        first_byte = layout.prefix_bytes + sample.bytes * window.col
         for row in range(0, window.rows, step):
-            count = min(step, window.rows - row)
-            start = DESCRIPTOR_BYTES + (window.row + row) * layout.line_bytes
-            data = self._file.read(start, count * layout.line_bytes)
-            lines = np.frombuffer(data, np.uint8).reshape(count, layout.line_bytes)
-            self._check_lines(lines, window.row + row)
-            columns = np.ascontiguousarray(lines[:, first_byte : first_byte + 2 * window.cols])
-            yield slice(row, row + count), columns.view(">u2")
+            lines = self._lines(window.row + row, min(step, window.rows - row))
+            columns = np.ascontiguousarray(lines[:, first_byte : first_byte + sample.bytes * window.cols])
+            numbers = columns.view(sample.dtype)
+            if sample.numbers > 1:
+                numbers = numbers.reshape(len(lines), window.cols, sample.numbers)
+            yield slice(row, row + len(lines)), numbers
+
+    def prefix(self, row: int, fields: np.dtype[np.void]) -> np.void:
+        """Read the prefix of one line as a record whose dtype gives the byte of each field within the line.
+
+        Raises SceneRejected where the prefix is too short for it.
+        """
+        if fields.itemsize > self.layout.prefix_bytes:
+            raise SceneRejected(
+                f"{self.path} has line prefixes of {self.layout.prefix_bytes} bytes, expected at least "
+                f"{fields.itemsize}: it is of an unknown kind"
+            )
+        line = self._lines(row, 1)[0, : fields.itemsize]
+        found: np.void = np.frombuffer(line.tobytes(), fields)[0]
+        return found
+
+    def _lines(self, row: int, count: int) -> NDArray[np.uint8]:
+        layout = self.layout
+        data = self._file.read(DESCRIPTOR_BYTES + row * layout.line_bytes, count * layout.line_bytes)
+        lines = np.frombuffer(data, np.uint8).reshape(count, layout.line_bytes)
+        self._check_lines(lines, row)
+        return lines
 
     def _check_lines(self, lines: NDArray[np.uint8], first: int) -> None:
         lengths = np.ascontiguousarray(lines[:, 8:12]).view(">u4")[:, 0]
         wrong = np.flatnonzero(lengths != self.layout.line_bytes)
         if len(wrong):
             raise SceneRejected(
-                f"{self._file.path} line {first + wrong[0]} says that it has {lengths[wrong[0]]} bytes, expected a "
+                f"{self.path} line {first + wrong[0]} says that it has {lengths[wrong[0]]} bytes, expected a "
                 f"record length of {self.layout.line_bytes}: the file has a hole or is damaged, fetch it again"
+            )
+        strange = np.flatnonzero(~np.isin(lines[:, 5], _LINE_TYPES))
+        if len(strange):
+            raise SceneRejected(
+                f"{self.path} line {first + strange[0]} is a record of type {lines[strange[0], 5]}, expected "
+                f"{_LINE_TYPES[0]} (signal) or {_LINE_TYPES[1]} (processed): the file is damaged, fetch it again"
             )
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ class MapPlace:
     Raises SceneRejected where the system is unknown or the image's corners are not on the Earth.
     """
 
-    def __init__(self, crs: str | int, transform: tuple[float, ...], shape: tuple[int, int], name: str) -> None:
+    def __init__(self, crs: str | int | CRS, transform: tuple[float, ...], shape: tuple[int, int], name: str) -> None:
         self._transform = transform
         self._shape = shape
         rows, cols = shape

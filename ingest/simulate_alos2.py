@@ -6,20 +6,29 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine
 
 from infra.errors import UsageError
-from ingest.simulate_alos2_scene import LOOKS, SPACING_M, MapAcquisition, MapImage, numbers
+from ingest.simulate_alos2_scene import SPACING_M, Acquisition, MapAcquisition, MapImage, numbers
+from ingest.simulate_alos2_slant import (
+    SlantAcquisition,
+    SlantImage,
+    complex_descriptor,
+    line_bytes,
+    write_complex_lines,
+)
 from ingest.simulate_ceos import descriptor, preamble, record
-from ingest.simulate_leader import LEADER_RECORDS, LONGEST_RECORD, leader
+from ingest.simulate_leader import LONGEST_RECORD, leader, leader_records
 from ingest.simulate_scene import Strip, TruthRasters, strips
 from ingest.truth import Land, Place
 
-_CHANNELS = (("HH", "HV"), ("VV", "VH"), ("HH",), ("HV",), ("VV",), ("VH",))
+_CHANNELS = (("HH", "HV", "VH", "VV"), ("HH", "HV"), ("VV", "VH"), ("HH",), ("HV",), ("VV",), ("VH",))
+_LEVELS = ("1.1", "1.5", "2.1", "3.1")
 _PREFIX_BYTES = 192
 _IMAGE_CODES = (50, 11, 18, 20)
 _THUMBNAIL_STEP = 16
@@ -52,12 +61,15 @@ def write_ceos(
     land: Land,
     polarisations: Sequence[str],
     truth: bool,
+    level: str = "1.5",
 ) -> Path:
     """Write the product and its rasters of truth into ``folder``; give the path of the product's folder."""
     if tuple(polarisations) not in _CHANNELS:
         known = ", ".join("+".join(channels) for channels in _CHANNELS)
         raise UsageError(f"polarisations {list(polarisations)}: the fine beams of ALOS-2 deliver {known}")
-    of = MapAcquisition(MapImage.around(place, *shape), start, tuple(polarisations))
+    if level not in _LEVELS:
+        raise UsageError(f"no level {level} is simulated: expected {', '.join(_LEVELS)}")
+    of = _acquisition(place, shape, start, tuple(polarisations), level)
     name = f"{of.scene_id}-{of.product_id}"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".simulated-") as temporary:
         work = Path(temporary)
@@ -74,26 +86,45 @@ def write_ceos(
     return folder / name
 
 
-def _write_images(work: Path, of: MapAcquisition, name: str, land: Land, truth: bool) -> None:
+def _acquisition(
+    place: Place, shape: tuple[int, int], start: datetime, polarisations: tuple[str, ...], level: str
+) -> MapAcquisition | SlantAcquisition:
+    if level == "1.1":
+        return SlantAcquisition(SlantImage(place, *shape), start, polarisations)
+    return MapAcquisition(MapImage.around(place, *shape), start, polarisations, level)
+
+
+def _georeference(of: MapAcquisition | SlantAcquisition) -> dict[str, Any]:
+    if isinstance(of, MapAcquisition):
+        return {"crs": f"EPSG:{of.grid.place.epsg}", "transform": Affine(*of.grid.transform)}
+    row, col = np.array(of.corners()).T
+    lon, lat = of.grid.lonlat(row, col)
+    corners = zip(row.tolist(), col.tolist(), lon.tolist(), lat.tolist(), strict=True)
+    return {"crs": "EPSG:4326", "gcps": [GroundControlPoint(r + 0.5, c + 0.5, x, y, 0.0) for r, c, x, y in corners]}
+
+
+def _write_images(work: Path, of: MapAcquisition | SlantAcquisition, name: str, land: Land, truth: bool) -> None:
     grid = of.grid
-    georeference = {"crs": f"EPSG:{grid.place.epsg}", "transform": Affine(*grid.transform)}
     wanted = of.polarisations if truth else ()
     with ExitStack() as files:
-        rasters = files.enter_context(TruthRasters(work / "truth", (grid.rows, grid.cols), georeference, wanted))
+        rasters = files.enter_context(TruthRasters(work / "truth", (grid.rows, grid.cols), _georeference(of), wanted))
         images = {
             polarisation: files.enter_context((work / "ceos" / f"IMG-{polarisation}-{name}").open("wb"))
             for polarisation in of.polarisations
         }
         for image in images.values():
-            image.write(_image_descriptor(of))
-        for strip in strips(land, grid, of.valid, "L", of.polarisations, LOOKS):
+            image.write(_image_descriptor(of) if isinstance(of, MapAcquisition) else complex_descriptor(of))
+        for strip in strips(land, grid, of.valid, "L", of.polarisations, of.looks):
             rasters.write(strip)
             for polarisation, image in images.items():
-                _write_lines(image, of, polarisation, strip)
+                if isinstance(of, MapAcquisition):
+                    _write_lines(image, of, polarisation, strip)
+                else:
+                    write_complex_lines(image, of, polarisation, strip)
 
 
-def _line_bytes(of: MapAcquisition) -> int:
-    return _PREFIX_BYTES + 2 * of.grid.cols
+def _line_bytes(of: MapAcquisition | SlantAcquisition) -> int:
+    return line_bytes(of) if isinstance(of, SlantAcquisition) else _PREFIX_BYTES + 2 * of.grid.cols
 
 
 def _image_descriptor(of: MapAcquisition) -> bytes:
@@ -172,11 +203,11 @@ def _place_lines(lines: NDArray[np.void], of: MapAcquisition, row: NDArray[np.in
     lines["milliseconds"] = np.rint(since_midnight_s * 1000.0)
 
 
-def _thumbnail_shape(of: MapAcquisition) -> tuple[int, int]:
+def _thumbnail_shape(of: Acquisition) -> tuple[int, int]:
     return max(1, of.grid.rows // _THUMBNAIL_STEP), max(1, of.grid.cols // _THUMBNAIL_STEP)
 
 
-def _trailer(of: MapAcquisition) -> bytes:
+def _trailer(of: Acquisition) -> bytes:
     """Write the descriptor and a small mask of the data (0 and 65535, as real products have)."""
     rows, cols = _thumbnail_shape(of)
     fields: dict[tuple[int, int], str | int] = {}
@@ -190,11 +221,11 @@ def _trailer(of: MapAcquisition) -> bytes:
     return descriptor(1, (63, 192, 18, 18), 1, "AL2 SARCSART", fields) + mask.tobytes()
 
 
-def _volume(of: MapAcquisition) -> bytes:
+def _volume(of: MapAcquisition | SlantAcquisition) -> bytes:
     """Write the volume directory: one pointer per file and a text record."""
     rows, cols = _thumbnail_shape(of)
     line_bytes, lines = _line_bytes(of), of.grid.rows + 1
-    files = [(1, "SARL", "SARLEADER FILE", LEADER_RECORDS, LONGEST_RECORD)]
+    files = [(1, "SARL", "SARLEADER FILE", leader_records(of), LONGEST_RECORD)]
     files += [(2, "IMOP", "IMAGERY OPTIONS FILE", lines, line_bytes) for _ in of.polarisations]
     files += [(3, "SART", "SARTRAILER FILE", 2, 2 * rows * cols)]
     head: dict[tuple[int, int], str | int] = {
@@ -258,12 +289,13 @@ def _volume(of: MapAcquisition) -> bytes:
     return record(1, (192, 192, 18, 18), 360, head) + b"".join(pointers) + text
 
 
-def _summary(of: MapAcquisition, name: str) -> str:
+def _summary(of: MapAcquisition | SlantAcquisition, name: str) -> str:
     grid = of.grid
     middle = of.start + (of.stop - of.start) / 2
     elevation_deg = of.view(np.array([(grid.rows - 1) / 2]), np.array([(grid.cols - 1) / 2])).elevation_deg[0]
     frame = [(0.0, 0.0), (0.0, grid.cols - 1.0), (grid.rows - 1.0, 0.0), (grid.rows - 1.0, grid.cols - 1.0)]
-    files = [f"{kind}-{name}" for kind in ("VOL", "LED", *(f"IMG-{p}" for p in of.polarisations), "TRL")]
+    files = [f"{role}-{name}" for role in ("VOL", "LED", *(f"IMG-{p}" for p in of.polarisations), "TRL")]
+    kind = f"L{of.level.replace('.', '')}"
     size_mb = len(of.polarisations) * (grid.rows * _line_bytes(of)) / 2**20
     moments = zip(("Center", "Start", "End"), (middle, of.start, of.stop), strict=True)
     entries = {
@@ -273,9 +305,7 @@ def _summary(of: MapAcquisition, name: str) -> str:
         "Scs_SceneShift": "0",
         "Pds_ProductID": of.product_id,
         "Pds_ResamplingMethod": "NN",
-        "Pds_UTM_ZoneNo": str(grid.place.zone),
-        "Pds_MapDirection": "MapNorth",
-        "Pds_PixelSpacing": f"{SPACING_M:.6f}",
+        **(_map_entries(of) if isinstance(of, MapAcquisition) else {}),
         "Pds_OrbitDataPrecision": "Precision",
         "Pds_AttitudeDataPrecision": "Onboard",
         **{f"Img_Scene{what}DateTime": f"{t:%Y%m%d %H:%M:%S}.{t.microsecond // 1000:03d}" for what, t in moments},
@@ -283,23 +313,31 @@ def _summary(of: MapAcquisition, name: str) -> str:
         **_corner_entries("Img_FrameScene", of, frame),
         "Img_OffNadirAngle": f"{elevation_deg:.1f}",
         "Pdi_ProductDataSize": f"{size_mb:.1f}",
-        "Pdi_CntOfL15ProductFileName": str(len(files)),
-        **{f"Pdi_L15ProductFileName{i:02d}": file for i, file in enumerate(files, start=1)},
-        "Pdi_BitPixel": "16",
+        f"Pdi_CntOf{kind}ProductFileName": str(len(files)),
+        **{f"Pdi_{kind}ProductFileName{i:02d}": file for i, file in enumerate(files, start=1)},
+        "Pdi_BitPixel": "16" if isinstance(of, MapAcquisition) else "64",
         "Pdi_NoOfPixels_0": str(grid.cols),
         "Pdi_NoOfLines_0": str(grid.rows),
         "Pdi_ProductFormat": "CEOS",
         "Rad_PracticeResultCode": "GOOD",
         "Lbi_Satellite": "ALOS2",
         "Lbi_Sensor": "SAR",
-        "Lbi_ProcessLevel": "1.5",
+        "Lbi_ProcessLevel": of.level,
         "Lbi_ProcessFacility": "SARSENSE",
         "Lbi_ObservationDate": f"{of.start:%Y%m%d}",
     }
     return "".join(f'{key}="{value}"\n' for key, value in entries.items())
 
 
-def _corner_entries(prefix: str, of: MapAcquisition, corners: list[tuple[float, float]]) -> dict[str, str]:
+def _map_entries(of: MapAcquisition) -> dict[str, str]:
+    return {
+        "Pds_UTM_ZoneNo": str(of.grid.place.zone),
+        "Pds_MapDirection": "MapNorth",
+        "Pds_PixelSpacing": f"{SPACING_M:.6f}",
+    }
+
+
+def _corner_entries(prefix: str, of: Acquisition, corners: list[tuple[float, float]]) -> dict[str, str]:
     middle = ((of.grid.rows - 1) / 2, (of.grid.cols - 1) / 2)
     names = ("Center", "LeftTop", "RightTop", "LeftBottom", "RightBottom")
     found: dict[str, str] = {}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,9 @@ LOOKS = 3.0
 
 SPACING_M = 6.25
 CALIBRATION_FACTOR_DB = -83.0
-_HEIGHT_M = 628_000.0
-_INCIDENCE_DEG = 40.6
-_HEADING_DEG = 349.5
+HEIGHT_M = 628_000.0
+INCIDENCE_DEG = 40.6
+HEADING_DEG = 349.5
 # One known acquisition (ALOS2015976960-140909) and the orbits of a cycle of 14 days.
 _KNOWN_TIME, _KNOWN_ORBIT = datetime(2014, 9, 9, 4, 33, 47, tzinfo=UTC), 1597
 _ORBITS_PER_SECOND = 207 / (14 * 86_400)
@@ -67,24 +67,52 @@ class MapImage:
         return (SPACING_M, 0.0, self.west_m - half, 0.0, -SPACING_M, self.north_m + half)
 
 
-@dataclass(frozen=True)
-class MapAcquisition:
-    """One ascending pass of ALOS-2 in fine-beam mode, geocoded."""
+class Image(Protocol):
+    """Where the pixels of an image lie, on a map or in slant range."""
 
-    grid: MapImage
+    @property
+    def place(self) -> Place:
+        """The middle."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Number of lines."""
+        ...
+
+    @property
+    def cols(self) -> int:
+        """Number of samples."""
+        ...
+
+    def metres(self, row: Vector, col: Vector) -> tuple[Vector, Vector]:
+        """Give metres east and north of the place."""
+        ...
+
+    def lonlat(self, row: Vector, col: Vector) -> tuple[Vector, Vector]:
+        """Give longitude and latitude in degrees."""
+        ...
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """One ascending pass of ALOS-2 in fine-beam mode: what maps and slant-range images have in common."""
+
+    grid: Image
     start: datetime
     polarisations: Sequence[str]
+    level: str = "1.5"
 
-    heading_deg = _HEADING_DEG - 360.0
+    heading_deg = HEADING_DEG - 360.0
 
     @cached_property
     def orbit(self) -> Orbit:
         """The circular orbit that sees the grid's middle."""
-        heading = math.radians(_HEADING_DEG)
+        heading = math.radians(HEADING_DEG)
         row, col = (self.grid.rows - 1) / 2, (self.grid.cols - 1) / 2
         ahead_row, ahead_col = row - math.cos(heading), col + math.sin(heading)
         lon, lat = self.grid.lonlat(np.array([row, ahead_row]), np.array([col, ahead_col]))
-        return Orbit.over(lon, lat, _HEIGHT_M, _INCIDENCE_DEG)
+        return Orbit.over(lon, lat, HEIGHT_M, INCIDENCE_DEG)
 
     def view(self, row: Vector, col: Vector) -> View:
         """Tell how the satellite sees pixels."""
@@ -124,8 +152,14 @@ class MapAcquisition:
 
     @property
     def product_id(self) -> str:
-        """Name of the product: fine beam, dual or single, right, level 1.5, geocoded, UTM, ascending."""
-        return f"FB{'D' if len(self.polarisations) > 1 else 'S'}R1.5GUA"
+        """Name of the product: fine beam, single, dual or quad, right, level, geocoded UTM or neither, ascending."""
+        channels = {1: "S", 2: "D", 4: "Q"}[len(self.polarisations)]
+        return f"FB{channels}R{self.level}{'__' if self.level == '1.1' else 'GU'}A"
+
+    @property
+    def looks(self) -> float:
+        """Equivalent number of looks of the speckle."""
+        return 1.0 if self.level == "1.1" else LOOKS
 
     @property
     def _tilt(self) -> tuple[float, float]:
@@ -144,6 +178,13 @@ class MapAcquisition:
         rise, lean = self._tilt
         last_row, last_col = self.grid.rows - 1.0, self.grid.cols - 1.0
         return [(float(rise), 0.0), (0.0, last_col - lean), (last_row, float(lean)), (last_row - rise, last_col)]
+
+
+@dataclass(frozen=True)
+class MapAcquisition(Acquisition):
+    """One pass on a UTM map, north up."""
+
+    grid: MapImage
 
 
 def numbers(power: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -7,23 +7,28 @@ from datetime import timedelta
 
 import numpy as np
 
-from ingest.simulate_alos2_scene import CALIBRATION_FACTOR_DB, LOOKS, SPACING_M, MapAcquisition
+from ingest.simulate_alos2_scene import CALIBRATION_FACTOR_DB, SPACING_M, Acquisition, MapAcquisition
+from ingest.simulate_alos2_slant import SAMPLING_MHZ, SlantAcquisition
 from ingest.simulate_ceos import Codes, descriptor, fixed, record, scientific
 from ingest.simulate_pass import Vector
 
 _FACILITY_BYTES = (325_000, 511_000, 3_072, 728_000, 5_000)
-LEADER_RECORDS = 7 + len(_FACILITY_BYTES)
 LONGEST_RECORD = max(_FACILITY_BYTES)
 
 
-def leader(of: MapAcquisition) -> bytes:
+def leader_records(of: Acquisition) -> int:
+    """Count the records of the leader: level 1.1 has no map projection."""
+    return 7 - (of.level == "1.1") + len(_FACILITY_BYTES)
+
+
+def leader(of: MapAcquisition | SlantAcquisition) -> bytes:
     """Write the whole leader file."""
     facility = [record(8 + i, (18, 200, 18, 70), size, {(12, 16): i + 1}) for i, size in enumerate(_FACILITY_BYTES)]
     return b"".join(
         [
-            _descriptor(),
+            _descriptor(of),
             _summary(of),
-            _map_projection(of),
+            *([_map_projection(of)] if isinstance(of, MapAcquisition) else []),
             _orbit(of),
             _attitude(of),
             _radiometry(),
@@ -37,9 +42,18 @@ def _codes(kind: int) -> Codes:
     return (18, kind, 18, 20)
 
 
-def _descriptor() -> bytes:
+def _descriptor(of: Acquisition) -> bytes:
     """Count the records of each kind and state their length."""
-    kinds = [(1, 4096), (1, 1620), (1, 4680), (1, 16_384), (1, 9860), (0, 0), (1, 1620), *[(0, 0)] * 8]
+    kinds = [
+        (1, 4096),
+        (0, 0) if of.level == "1.1" else (1, 1620),
+        (1, 4680),
+        (1, 16_384),
+        (1, 9860),
+        (0, 0),
+        (1, 1620),
+        *[(0, 0)] * 8,
+    ]
     fields: dict[tuple[int, int], str | int] = {}
     for i, (count, size) in enumerate(kinds):
         fields |= {(180 + 12 * i, 186 + 12 * i): count, (186 + 12 * i, 192 + 12 * i): size}
@@ -48,7 +62,7 @@ def _descriptor() -> bytes:
     return descriptor(1, (11, 192, 18, 18), 1, "AL2 SARCSARL", fields)
 
 
-def _summary(of: MapAcquisition) -> bytes:
+def _summary(of: MapAcquisition | SlantAcquisition) -> bytes:
     middle = of.view(np.array([(of.grid.rows - 1) / 2]), np.array([(of.grid.cols - 1) / 2]))
     time = of.start + (of.stop - of.start) / 2
     fields: dict[tuple[int, int], str | int] = {
@@ -73,7 +87,7 @@ def _summary(of: MapAcquisition) -> bytes:
         (484, 492): fixed(float(middle.incidence_deg[0]), 8, 3),
         (502, 518): fixed(0.2424525, 16, 9),
         (518, 534): "LINEAR FM CHIRP",
-        (710, 726): fixed(34.9305319),
+        (710, 726): fixed(SAMPLING_MHZ),
         (758, 762): "YES",
         (762, 766): "YES",
         (798, 806): 8,
@@ -82,9 +96,9 @@ def _summary(of: MapAcquisition) -> bytes:
         (1046, 1062): "SARSENSE",
         (1062, 1070): "SARSENSE",
         (1070, 1078): "002.012",
-        (1094, 1110): "1.5",
-        (1110, 1142): "STANDARD GEOCODED IMAGE",
-        (1174, 1190): fixed(LOOKS),
+        (1094, 1110): of.level,
+        (1110, 1142): "STANDARD GEOCODED IMAGE" if isinstance(of, MapAcquisition) else "BASIC IMAGE",
+        (1174, 1190): fixed(of.looks),
         (1190, 1206): fixed(1.0),
         (1534, 1542): "ASCEND",
         (1670, 1678): "OTHER",
@@ -144,7 +158,7 @@ def _bilinear(x: Vector, y: Vector, z: Vector) -> Vector:
     return np.asarray(np.linalg.solve(np.stack([np.ones_like(x), x, y, x * y], axis=1), z), np.float64)
 
 
-def _orbit(of: MapAcquisition) -> bytes:
+def _orbit(of: Acquisition) -> bytes:
     """Write 28 state vectors, one a minute, around the pass (metres and metres per second, Earth fixed)."""
     first = (of.start - timedelta(minutes=13)).replace(second=0, microsecond=0)
     times_s = np.array([of.of_pass(first + timedelta(minutes=i)) for i in range(28)])
@@ -169,7 +183,7 @@ def _orbit(of: MapAcquisition) -> bytes:
     return record(4, _codes(30), 4680, fields)
 
 
-def _attitude(of: MapAcquisition) -> bytes:
+def _attitude(of: Acquisition) -> bytes:
     """Write a level attitude at the start and the end."""
     fields: dict[tuple[int, int], str | int] = {(12, 16): 2}
     for i, time in enumerate((of.start, of.stop)):

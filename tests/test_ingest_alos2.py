@@ -13,6 +13,7 @@ from alos2_products import (
     LINES,
     MAP_RECORD_AT,
     PIXELS,
+    POSITION_AT,
     PRODUCT,
     RADIOMETRY_AT,
     SUMMARY_AT,
@@ -20,11 +21,14 @@ from alos2_products import (
     numbers,
     patch,
     small,
+    write_corners,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.alos2 import open_alos2
+from ingest.open import parts_of, sensor_of
+from ingest.recipe import Pixels
 from ingest.scene import SceneRejected, Window
 
 SHAPE = (61, 47)
@@ -67,6 +71,8 @@ def test_what_the_real_headers_say(real_size):
     assert info.orbit == "ascending"
     assert info.warnings == ()
     assert info.ground == ()
+    assert (info.quantity, info.platform, info.processing) == ("sigma0", "ALOS2", "EICS 002.012")
+    assert info.acquisition == "ALOS2015976960-140909-FBD"
     assert info.grid is not None
     assert info.grid.epsg == 32720
     assert info.grid.transform == pytest.approx((6.25, 0, 510879.0839 - 3.125, 0, -6.25, 8819462.993 + 3.125), abs=1e-6)
@@ -182,13 +188,8 @@ def test_the_volume_file_names_one_of_two_products(copy):
 
 
 def test_the_northern_hemisphere(copy):
-    lines, pixels = SHAPE
-    north, east = 10_000 - 8819.4629930, 510.8790839
-    south, right = north - (lines - 1) * 0.00625, east + (pixels - 1) * 0.00625
-    corners = (north, east, north, right, south, right, south, east)
     patch(copy / LEADER, MAP_RECORD_AT + 496, f"{0:16.7f}")
-    patch(copy / LEADER, MAP_RECORD_AT + 944, "".join(f"{value:16.7f}" for value in corners))
-    patch(copy / LEADER, MAP_RECORD_AT + 1072, f"{10.6794393:16.7f}{-62.9005207:16.7f}")
+    write_corners(copy / LEADER, "EPSG:32620", (510_879.0839, 10_000_000 - 8_819_462.993), SHAPE)
     with open_alos2(str(copy)) as scene:
         assert scene.info.grid.epsg == 32620
         assert scene.locate(np.zeros(1), np.zeros(1))[0] == pytest.approx((-62.9005207, 10.6794393), abs=1e-6)
@@ -236,9 +237,9 @@ BAD = {
         rename("ALOS2015976960-140909-FBDR1.5GUA", "ALPSRP123450720-H1.5GUA"),
         "not named like a file of an ALOS-2",
     ),
-    "level 1.1": (rename("R1.5GUA", "R1.1__A"), "of level 1.1, which is not read yet; fetch it as level 1.5"),
-    "level 2.1": (rename("R1.5GUA", "R2.1GUA"), "of level 2.1, which is not read yet"),
-    "level inside": (leader(SUMMARY_AT + 1094, "1.1"), "is of level '1.1', which is not read yet"),
+    "level 1.0": (rename("R1.5GUA", "R1.0__A"), "of level 1.0, which is not an image; fetch it as level 1.5"),
+    "level 2.1": (rename("R1.5GUA", "R2.1GUA"), "is of level '1.5', but its name says 2.1: the files do not"),
+    "level inside": (leader(SUMMARY_AT + 1094, "1.1"), "is of level '1.1', but its name says 1.5"),
     "mission": (leader(SUMMARY_AT + 396, "ALOS "), "is of the mission 'ALOS', expected 'ALOS2'"),
     "no leader": (lambda f: (f / LEADER).unlink(), f"{LEADER} is missing: without its leader"),
     "no images": (lambda f: [p.unlink() for p in f.glob("IMG-*")], "the product has no pixels"),
@@ -250,11 +251,20 @@ BAD = {
     "factor wild": (leader(RADIOMETRY_AT + 20, f"{83000:16.7f}"), "a calibration factor of 83000.0 dB"),
     "shapes": (other_shape, "IMG-HV.*contradicts|images of different shapes"),
     "map size": (leader(MAP_RECORD_AT + 60, f"{46:16d}"), "they do not belong together"),
-    "projection": (leader(MAP_RECORD_AT + 412, "MER-PROJECTION"), "'MER-PROJECTION'; only UTM-PROJECTION is read"),
+    "projection": (leader(MAP_RECORD_AT + 412, "XYZ-PROJECTION"), "'XYZ-PROJECTION'; known are UTM-, UPS-"),
+    "mercator": (leader(MAP_RECORD_AT + 412, "MER-PROJECTION"), "gives the centre's longitude as ''"),
     "zone 61": (leader(MAP_RECORD_AT + 476, "  61"), "gives UTM zone 61"),
-    "zone 21": (leader(MAP_RECORD_AT + 476, "  21"), "its UTM corner lies at -56.90"),
-    "hemisphere": (leader(MAP_RECORD_AT + 496, f"{0:16.7f}"), "contradicts itself: its UTM corner lies at"),
+    "zone 21": (leader(MAP_RECORD_AT + 476, "  21"), r"its UTM-PROJECTION corners lie at \[\[-56.90"),
+    "hemisphere": (leader(MAP_RECORD_AT + 496, f"{0:16.7f}"), "contradicts itself: its UTM-PROJECTION corners lie at"),
     "corner": (leader(MAP_RECORD_AT + 960, f"{500:16.7f}"), "contradicts itself: corners"),
+    "corner degrees": (
+        leader(MAP_RECORD_AT + 1104, f"{-10.5:16.7f}"),
+        "contradicts itself: its UTM-PROJECTION corners",
+    ),
+    "orbit count": (leader(POSITION_AT + 140, "  99"), "has 99 state vectors, expected 8 to 64"),
+    "orbit jumps": (leader(POSITION_AT + 386 + 22 * 6 * 13, f"{2e6:22.15E}"), "its positions move at other velocities"),
+    "orbit elsewhen": (leader(POSITION_AT + 152, "  10"), "is not among them"),
+    "orbit date": (leader(POSITION_AT + 148, "  13"), "gives no moment for its first vector"),
     "corner nan": (leader(MAP_RECORD_AT + 960, f"{'NAN':>16}"), "gives a corner in km as 'NAN'"),
 }
 
@@ -299,3 +309,71 @@ def test_damaged_headers_open_or_are_rejected(product, data):
         pass
     finally:
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "bands"),
+    [
+        ("ALOS2015976960-140909-FBQR2.1GUA", ("HH", "HV", "VH", "VV")),
+        ("ALOS2015976960-140909-HBQR1.5GUA", ("HH", "HV", "VH", "VV")),
+        ("ALOS2015976960-140909-SBSR3.1GUA", ("HH",)),
+        ("ALOS2015976960-140909-WWDR1.5GUD", ("VH", "VV")),
+        ("ALOS2015976960-140909-UBSL2.1GUD", ("VV",)),
+    ],
+)
+def test_levels_modes_and_polarisations(shared_data, tmp_path, name, bands):
+    folder = small(shared_data, tmp_path, 11, 9, bands, name)
+    with open_alos2(str(folder)) as scene:
+        info, power = scene.info, scene.power(Window(0, 0, 11, 9))
+    assert (info.id, info.mode, info.product) == (name, name[22:25], f"L{name[26:29]}")
+    assert info.polarisations == bands
+    assert info.orbit == ("descending" if name.endswith("D") else "ascending")
+    assert info.time == "2014-09-09T04:33:42.052000Z"
+    for band, found in zip(bands, power, strict=True):
+        dn = numbers(band, np.arange(11), np.arange(9)).astype(np.float64)
+        np.testing.assert_allclose(found, np.where(dn == 0, np.nan, dn**2 * GAIN), rtol=2e-7)
+
+
+def test_incidence_angles_agree_with_the_leader(real_size):
+    """The leader states 40.573 degrees at the scene's centre; the orbit and the ellipsoid give 0.05 less."""
+    with open_alos2(str(real_size)) as scene:
+        centre = scene.incidence_deg(np.array([6580.0]), np.array([6435.0]))
+    assert centre == pytest.approx(40.573, abs=0.06)
+
+
+@pytest.mark.parametrize("quantity", ["beta0", "gamma0"])
+def test_other_quantities_follow_from_sigma0(product, quantity):
+    rows, cols = (a.ravel().astype(float) for a in np.mgrid[: SHAPE[0], : SHAPE[1]])
+    with open_alos2(str(product)) as plain, open_alos2(str(product), Pixels(quantity=quantity)) as other:
+        sigma0, found = plain.power(Window(0, 0, *SHAPE)), other.power(Window(0, 0, *SHAPE))
+        angle = np.radians(plain.incidence_deg(rows, cols)).reshape(SHAPE)
+        assert other.info.quantity == quantity
+        part = other.power(Window(7, 11, 30, 20))
+    factor = np.sin(angle) if quantity == "beta0" else np.cos(angle)
+    np.testing.assert_allclose(found * factor, sigma0, rtol=1e-6)
+    assert part.tobytes() == np.ascontiguousarray(found[:, 7:37, 11:31]).tobytes()
+
+
+def test_quantities_that_cannot_be_made_are_refused(copy):
+    with pytest.raises(SceneRejected, match=r"sigma0 with the terrain not flattened.*pixels.quantity: gamma0"):
+        open_alos2(str(copy), Pixels(quantity="gamma0-terrain"))
+    patch(copy / LEADER, POSITION_AT + 204, "ECI")
+    with open_alos2(str(copy)) as scene:
+        assert scene.incidence_deg(np.zeros(1), np.zeros(1)) is None
+        assert "incidence angles are not known" in scene.info.warnings[0]
+    with pytest.raises(SceneRejected, match=r"states no orbit.*beta0 cannot be made.*pixels.quantity: sigma0"):
+        open_alos2(str(copy), Pixels(quantity="beta0"))
+
+
+def test_each_product_of_a_folder_has_a_path_of_its_own(copy):
+    assert parts_of(str(copy)) == (str(copy),)
+    for name in [p.name for p in copy.iterdir() if PRODUCT in p.name]:
+        shutil.copyfile(copy / name, copy / name.replace("-140909-", "-140923-"))
+    parts = parts_of(str(copy))
+    assert parts == (f"{copy}#{PRODUCT}", f"{copy}#{PRODUCT.replace('140909', '140923')}")
+    assert [sensor_of(part) for part in parts] == ["alos-2", "alos-2"]
+    for part in parts:
+        with open_alos2(part) as scene:
+            assert scene.info.id == part.rpartition("#")[2]
+    with pytest.raises(SceneRejected, match=r"has no part 'F1': it holds ALOS2015976960-140909-FBDR1\.5GUA, ALOS2"):
+        open_alos2(f"{copy}#F1")
