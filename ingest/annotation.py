@@ -1,4 +1,4 @@
-"""What the XML files of a Sentinel-1 product say: image, calibration and noise (S1-RS-MDA-52-7441)."""
+"""What the manifest and the annotation of a Sentinel-1 product say (S1-RS-MDA-52-7441)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,31 +9,58 @@ from numpy.typing import NDArray
 
 from ingest.geometry import GroundGrid
 from ingest.scene import SceneRejected
-from ingest.xml import integer, number, numbers, text
+from ingest.xml import expect, integer, moment, number, numbers, text
 
 Floats = NDArray[np.float64]
+_IPF = "Sentinel-1 IPF"
 MAX_PIXELS = 2**31
 """A declared image larger than this is no Sentinel-1 product."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What the manifest says of the whole product; ``ipf`` is the (major, minor) version that made it."""
+    """What the manifest says of the whole product; ``ipf`` is the (major, minor) version that made it.
+
+    ``processing`` names that processor and its version as the manifest writes it.
+    """
 
     family: str
     product_type: str
     polarisations: tuple[str, ...]
     ipf: tuple[int, int] | None
+    processing: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BurstTiming:
+    """One burst of a TOPS image: when its first line was seen (zero Doppler, UTC), and which samples are valid.
+
+    ``first_valid`` and ``last_valid`` (lines of a burst,) are inclusive; -1 in both where a line has none.
+    """
+
+    time: np.datetime64
+    first_valid: NDArray[np.int64]
+    last_valid: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """The annotation of one image. ``spacing_m`` is (azimuth, ground range)."""
+    """The annotation of one image. ``spacing_m`` is (azimuth, range): along the ground, or for SLC the slant.
+
+    ``bursts`` is empty but for SLC images of the TOPS modes, IW and EW. Times are UTC.
+    """
 
     polarisation: str
+    mission: str
     mode: str
+    swath: str
     product_type: str
     start: str
+    stop: str
+    absolute_orbit: int
+    data_take: int
+    line_interval_s: float
+    bursts: tuple[BurstTiming, ...]
     orbit: str
     shape: tuple[int, int]
     spacing_m: tuple[float, float]
@@ -42,61 +69,32 @@ class Image:
     grid: GroundGrid
 
 
-@dataclass(frozen=True, slots=True)
-class Vectors:
-    """LUT vectors along range: ``lines`` (n,) ascending; each vector has its own ``pixels`` and ``values``."""
-
-    lines: Floats
-    pixels: tuple[Floats, ...]
-    values: tuple[Floats, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NoiseBlock:
-    """A rectangle of one swath, bounds inclusive, with its noise factor along azimuth at ``lines``."""
-
-    swath: str
-    first_line: int
-    last_line: int
-    first_pixel: int
-    last_pixel: int
-    lines: Floats
-    factors: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """Thermal noise power in squared digital numbers: range vectors times the factors of azimuth blocks.
-
-    ``blocks`` is empty where the range vectors alone are the noise (IPF < 2.90, and stripmap).
-    """
-
-    vectors: Vectors
-    blocks: tuple[NoiseBlock, ...]
-
-
 def read_manifest(root: Element, name: str) -> Manifest:
     """Read a manifest.safe; raises SceneRejected where it names no platform."""
     family = next((e.text or "" for e in _all(root, "platform") for e in _all(e, "familyName")), "")
     number_ = next((e.text or "" for e in _all(root, "platform") for e in _all(e, "number")), "")
     if not family:
         raise SceneRejected(f"{name} names no platform: it is not the manifest of a SAFE product")
+    ipf = _ipf(root)
     return Manifest(
         family=f"{family}{number_}".strip(),
         product_type=next((e.text or "" for e in _all(root, "productType")), "").strip(),
         polarisations=tuple((e.text or "").strip() for e in _all(root, "transmitterReceiverPolarisation")),
-        ipf=_ipf(root),
+        ipf=_version(ipf),
+        processing=f"{_IPF} {ipf}" if ipf else None,
     )
 
 
-def _ipf(root: Element) -> tuple[int, int] | None:
-    """Give the version of the outermost processing by "Sentinel-1 IPF"; those inside made the inputs."""
-    for software in _all(root, "software"):  # document order: outer before inner
-        if software.get("name") == "Sentinel-1 IPF":
-            major, _, minor = (software.get("version") or "").partition(".")
-            if major.isdigit() and minor.isdigit():
-                return int(major), int(minor)
-    return None
+def _ipf(root: Element) -> str | None:
+    """Give the version of the outermost processing by the IPF; those inside made the inputs."""
+    versions = (e.get("version") for e in _all(root, "software") if e.get("name") == _IPF)  # outer before inner
+    return next((version.strip() for version in versions if version), None)
+
+
+def _version(text_: str | None) -> tuple[int, int] | None:
+    """Give "003.40" as (3, 40)."""
+    major, _, minor = (text_ or "").partition(".")
+    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
 
 
 def _all(root: Element, local_name: str) -> Iterator[Element]:
@@ -106,16 +104,23 @@ def _all(root: Element, local_name: str) -> Iterator[Element]:
 
 def read_image(root: Element, name: str) -> Image:
     """Read a product annotation."""
-    _expect(root, "product", name)
+    expect(root, "product", name)
     info, done = "imageAnnotation/imageInformation/", "imageAnnotation/processingInformation/"
     shape = integer(root, info + "numberOfLines", name), integer(root, info + "numberOfSamples", name)
     if min(shape) < 2 or shape[0] * shape[1] > MAX_PIXELS:
         raise SceneRejected(f"{name} declares {shape[0]} x {shape[1]} pixels, which no product of this kind has")
     return Image(
         polarisation=text(root, "adsHeader/polarisation", name),
+        mission=text(root, "adsHeader/missionId", name),
         mode=text(root, "adsHeader/mode", name),
+        swath=text(root, "adsHeader/swath", name),
         product_type=text(root, "adsHeader/productType", name),
         start=text(root, "adsHeader/startTime", name),
+        stop=text(root, "adsHeader/stopTime", name),
+        absolute_orbit=integer(root, "adsHeader/absoluteOrbitNumber", name),
+        data_take=integer(root, "adsHeader/missionDataTakeId", name),
+        line_interval_s=_line_interval(root, info + "azimuthTimeInterval", name),
+        bursts=_read_bursts(root, shape, name),
         orbit=text(root, "generalAnnotation/productInformation/pass", name).lower(),
         shape=shape,
         spacing_m=(
@@ -128,60 +133,40 @@ def read_image(root: Element, name: str) -> Image:
     )
 
 
+def _line_interval(root: Element, path: str, name: str) -> float:
+    found = number(root, path, name)
+    if not 1e-5 < found < 1:
+        raise SceneRejected(f"{name}: {path} is {found}, expected some milliseconds; the file is damaged")
+    return found
+
+
 def _read_grid(root: Element, name: str) -> GroundGrid:
-    fields = ("line", "pixel", "longitude", "latitude")
+    fields = ("line", "pixel", "longitude", "latitude", "incidenceAngle", "height")
     found = root.findall("geolocationGrid/geolocationGridPointList/geolocationGridPoint")
     points = [[number(point, field, name) for field in fields] for point in found]
-    return GroundGrid.of_points(np.array(points, np.float64).reshape(-1, 4), name)
+    return GroundGrid.of_points(np.array(points, np.float64).reshape(-1, len(fields)), name)
 
 
-def read_calibration(root: Element, name: str, lut: str = "sigmaNought") -> Vectors:
-    """Read the vectors of one calibration LUT; every value must be positive."""
-    _expect(root, "calibration", name)
-    found = root.findall("calibrationVectorList/calibrationVector")
-    vectors = _read_vectors(found, lut, name)
-    if min(float(v.min()) for v in vectors.values) <= 0:
-        raise SceneRejected(f"{name} has a {lut} LUT with zero or negative values, which cannot calibrate")
-    return vectors
-
-
-def read_noise(root: Element, name: str) -> Noise:
-    """Read the noise of either layout: one list of vectors (IPF < 2.90), or range vectors and azimuth blocks."""
-    _expect(root, "noise", name)
-    old = root.findall("noiseVectorList/noiseVector")
-    if old:
-        return Noise(_read_vectors(old, "noiseLut", name), ())
-    found = root.findall("noiseRangeVectorList/noiseRangeVector")
-    blocks = root.findall("noiseAzimuthVectorList/noiseAzimuthVector")
-    return Noise(_read_vectors(found, "noiseRangeLut", name), tuple(_read_block(b, name) for b in blocks))
-
-
-def _read_vectors(found: list[Element], lut: str, name: str) -> Vectors:
+def _read_bursts(root: Element, shape: tuple[int, int], name: str) -> tuple[BurstTiming, ...]:
+    """Read the bursts, which follow each other in the image; ground range and stripmap products have none."""
+    found = root.findall("swathTiming/burstList/burst")
     if not found:
-        raise SceneRejected(f"{name} has no {lut} vectors: the file is damaged or not of this product kind")
-    lines = np.array([number(v, "line", name) for v in found])
-    pixels = tuple(numbers(v, "pixel", name) for v in found)
-    values = tuple(numbers(v, lut, name, count=len(p)) for v, p in zip(found, pixels, strict=True))
-    if (np.diff(lines) <= 0).any() or any((np.diff(p) <= 0).any() for p in pixels):
-        raise SceneRejected(f"{name}: lines or pixels of the {lut} vectors do not ascend")
-    return Vectors(lines, pixels, values)
+        return ()
+    lines = integer(root, "swathTiming/linesPerBurst", name)
+    if lines * len(found) != shape[0]:
+        raise SceneRejected(
+            f"{name} has {len(found)} bursts of {lines} lines, which do not make an image of {shape[0]} lines"
+        )
+    return tuple(_read_burst(burst, lines, shape[1], name) for burst in found)
 
 
-def _read_block(block: Element, name: str) -> NoiseBlock:
-    lines = numbers(block, "line", name)
-    if (np.diff(lines) <= 0).any():
-        raise SceneRejected(f"{name}: lines of a noiseAzimuthLut do not ascend")
-    return NoiseBlock(
-        swath=text(block, "swath", name),
-        first_line=integer(block, "firstAzimuthLine", name),
-        last_line=integer(block, "lastAzimuthLine", name),
-        first_pixel=integer(block, "firstRangeSample", name),
-        last_pixel=integer(block, "lastRangeSample", name),
-        lines=lines,
-        factors=numbers(block, "noiseAzimuthLut", name, count=len(lines)),
+def _read_burst(burst: Element, lines: int, samples: int, name: str) -> BurstTiming:
+    first, last = (numbers(burst, f"{end}ValidSample", name, count=lines) for end in ("first", "last"))
+    none = (first < 0) | (last < 0)
+    if ((first > last) & ~none).any() or last.max() >= samples:
+        raise SceneRejected(f"{name}: the valid samples of a burst do not lie in its {samples} samples")
+    return BurstTiming(
+        time=moment(burst, "azimuthTime", name),
+        first_valid=np.where(none, -1, first).astype(np.int64),
+        last_valid=np.where(none, -1, last).astype(np.int64),
     )
-
-
-def _expect(root: Element, tag: str, name: str) -> None:
-    if root.tag != tag:
-        raise SceneRejected(f"{name} is a <{root.tag}>, expected a Sentinel-1 <{tag}> annotation")

@@ -2,6 +2,7 @@
 
 GDAL guesses formats by content, follows references to other files and reads side-car files. A product from
 elsewhere can use all three to make a reader return the bytes of any file, so none of them is left on here.
+It never reaches for the network either: what lies in a store is fetched by us and only decoded by GDAL.
 """
 
 import functools
@@ -12,7 +13,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 import rasterio
@@ -21,7 +22,9 @@ from rasterio._env import set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from ingest.ranged import Source
 from ingest.scene import SceneRejected, Window
+from ingest.tiff import Tiff
 
 Driver = Literal["GTiff", "PNG"]
 
@@ -60,6 +63,40 @@ def zip_raster_path(archive: Path, member: str) -> str:
     return f"/vsizip/{{{archive.resolve()}}}/{member}"
 
 
+class RemoteRaster:
+    """A TIFF in a store, with as much of a rasterio dataset as readers of products use."""
+
+    driver, count = "GTiff", 1
+
+    def __init__(self, tiff: Tiff) -> None:
+        self.tiff, self.name = tiff, tiff.name
+        self.height, self.width, self.dtypes, self.block_shapes = tiff.height, tiff.width, (tiff.dtype,), [tiff.block]
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to give back."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def open_remote_raster(source: Source, name: str) -> RemoteRaster:
+    """Open a TIFF that is read in pieces; ``name`` is for messages.
+
+    Raises SceneRejected as :func:`open_raster` does, and StoreError where the store fails.
+    """
+    _guard()
+    if source.size == 0:
+        raise SceneRejected(f"{name} is empty (0 bytes), expected GTiff pixels: fetch the product again")
+    tiff = Tiff.open(source, name)
+    raster = RemoteRaster(tiff)
+    _check_size(name, raster)
+    _check_end(name, tiff.end, source.size)
+    return raster
+
+
 def open_raster(path: str, driver: Driver = "GTiff") -> Any:
     """Open a local raster file, or a member of a zip, for reading.
 
@@ -85,6 +122,8 @@ def open_raster(path: str, driver: Driver = "GTiff") -> Any:
 
 def read_window(dataset: Any, window: Window, band: int = 1) -> NDArray[Any]:
     """Read one band of a window, (rows, cols) in the file's type; raises SceneRejected where blocks are damaged."""
+    if isinstance(dataset, RemoteRaster):
+        return dataset.tiff.read(window)
     place = RasterWindow(window.col, window.row, window.cols, window.rows)
     try:
         pixels = dataset.read(band, window=place)
@@ -153,7 +192,10 @@ def _check_complete(path: str, dataset: Any) -> None:
     )
     if not offset or not size:  # a sparse block, which is not stored
         return
-    end, found = int(offset) + int(size), _byte_size(path)
+    _check_end(path, int(offset) + int(size), _byte_size(path))
+
+
+def _check_end(path: str, end: int, found: int) -> None:
     if end > found:
         raise SceneRejected(
             f"{path} is truncated: its last block ends at byte {end}, the file at {found}; fetch the product again"

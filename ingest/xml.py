@@ -1,5 +1,6 @@
 """XML from a product: the one function that parses it, and the few ways its values are read."""
 
+from datetime import datetime
 from typing import Any, NoReturn
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
@@ -58,6 +59,12 @@ def parse(data: bytes, name: str) -> Element:
     return root
 
 
+def expect(root: Element, tag: str, name: str) -> None:
+    """Raise SceneRejected where a file's root element is not the one of its kind."""
+    if root.tag != tag:
+        raise SceneRejected(f"{name} is a <{root.tag}>, expected a Sentinel-1 <{tag}> annotation")
+
+
 def text(element: Element, path: str, name: str) -> str:
     """Give the text at a path below an element; raises SceneRejected where there is none."""
     found = element.findtext(path)
@@ -78,6 +85,15 @@ def integer(element: Element, path: str, name: str) -> int:
         return int(found)
     except ValueError:
         _refuse(name, path, f"is {found[:40]!r}, expected an integer")
+
+
+def moment(element: Element, path: str, name: str) -> np.datetime64:
+    """Give the UTC time at a path, written as 2020-05-11T13:51:19.418774, in microseconds."""
+    found = text(element, path, name)
+    try:
+        return np.datetime64(datetime.fromisoformat(found.removesuffix("Z")).replace(tzinfo=None), "us")
+    except ValueError:
+        _refuse(name, path, f"is {found[:40]!r}, expected a time such as 2020-05-11T13:51:19.418774")
 
 
 def numbers(element: Element, path: str, name: str, count: int | None = None) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ class Weather:
     fault: Callable[[str, int], str | None] = lambda method, number: None
     endpoint: str = ""
     requests: list[str] = field(default_factory=list)
+    answered: int = 0  # bytes of all bodies that went down
     numbers: Iterator[int] = field(default_factory=itertools.count)
     closing: threading.Event = field(default_factory=threading.Event)
 
@@ -64,6 +65,7 @@ class _Connection(socketserver.StreamRequestHandler):
         if fault == "flip up" and body:
             body = bytes([body[0] ^ 1]) + body[1:]
         answer_head, answer = _ask(weather.upstream, method, head + body)
+        weather.answered += len(answer)
         if fault == "lost answer":
             return self._reset()
         if fault == "flip down" and answer:

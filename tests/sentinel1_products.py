@@ -1,5 +1,7 @@
 """Simulated pixels behind real Sentinel-1 annotation: the metadata is a real product's, only the pixels are not."""
 
+import json
+import re
 import shutil
 import zipfile
 from collections.abc import Iterable
@@ -9,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.windows import Window as RasterWindow
 
@@ -63,6 +66,14 @@ def speckled(rows: int, cols: int, generator: np.random.Generator) -> NDArray[np
     return np.where(generator.random((rows, cols)) < 0.002, 0, numbers).astype(np.uint16)
 
 
+def complex_speckled(rows: int, cols: int, generator: np.random.Generator) -> NDArray[np.complex64]:
+    """Draw complex digital numbers of land and water patches; in water a few are 0."""
+    row, col = np.arange(rows)[:, None] // 64, np.arange(cols)[None, :] // 64
+    level = np.where((row + col) % 3 == 0, 2.0, np.where((row * col) % 2 == 0, 60.0, 350.0))
+    parts = [np.clip(np.rint(level * generator.normal(size=(rows, cols))), -32768, 32767) for _ in range(2)]
+    return (parts[0] + 1j * parts[1]).astype(np.complex64)
+
+
 def write_pixels(product: Path, blocks: Iterable[Block] | None = None, seed: int = 1, **options: Any) -> None:
     """Write every measurement in its declared shape: speckle in the blocks (row, col, rows, cols), 0 elsewhere.
 
@@ -70,21 +81,31 @@ def write_pixels(product: Path, blocks: Iterable[Block] | None = None, seed: int
     """
     for number, annotation in enumerate(images(product)):
         rows, cols = shape_of(annotation)
+        slc = "<pixelValue>Complex<" in annotation.read_text()
+        draw: Any = complex_speckled if slc else speckled
         generator = np.random.default_rng([seed, number])
         profile = {"tiled": True, "blockxsize": 512, "blockysize": 256, "compress": "deflate", "zlevel": 1}
         profile |= {"SPARSE_OK": "TRUE"} | options
         path = product / "measurement" / f"{annotation.stem}.tiff"
         with rasterio.open(
-            path, "w", driver="GTiff", width=cols, height=rows, count=1, dtype="uint16",
+            path, "w", driver="GTiff", width=cols, height=rows, count=1, dtype="complex_int16" if slc else "uint16",
             gcps=_corners(annotation), crs="EPSG:4326", **profile,
         ) as file:  # fmt: skip
             file.update_tags(
-                TIFFTAG_IMAGEDESCRIPTION=f"Sentinel-1{annotation.name[2].upper()} IW GRD HR L1",
+                TIFFTAG_IMAGEDESCRIPTION=f"Sentinel-1{annotation.name[2].upper()} IW {'SLC' if slc else 'GRD HR'} L1",
                 TIFFTAG_SOFTWARE="Sentinel-1 IPF 003.40",
             )
             for row, col, height, width in [(0, 0, rows, cols)] if blocks is None else blocks:
-                pixels = speckled(height, width, generator)
+                pixels = draw(height, width, generator)
                 file.write(pixels, 1, window=RasterWindow(col, row, width, height))
+
+
+def first_cell(shared_data: Path, folder: Path) -> Path:
+    """Make the first grid cell of the IPF 3.31 dual-polarisation product, its first and last pixels simulated."""
+    product = unpack(shared_data, IPF_331, folder)
+    rows, cols = crop(product, 1, 1)
+    write_pixels(product, [(0, 0, 128, 512), (rows - 16, cols - 16, 16, 16)])
+    return product
 
 
 def _corners(annotation: Path) -> list[rasterio.control.GroundControlPoint]:
@@ -129,3 +150,60 @@ def zip_product(product: Path, target: Path, compression: int = zipfile.ZIP_DEFL
         for file in sorted(product.rglob("*")):
             zipped.write(file, f"{product.name}/{file.relative_to(product).as_posix()}")
     return target
+
+
+def cloud_optimised(product: Path) -> Path:
+    """Make a copy with the GDAL options of CDSE (smaller blocks) and another CRC in its name; give its folder."""
+    copy = product.with_name(product.name.removesuffix(".SAFE")[:-4] + "097D_COG.SAFE")
+    shutil.copytree(product, copy, ignore=shutil.ignore_patterns("*.tiff"))
+    (copy / "measurement").mkdir(exist_ok=True)
+    options = {"nodata": 0, "overview_count": 2, "blocksize": 256, "overview_resampling": "rms", "compress": "zstd"}
+    for file in (product / "measurement").iterdir():
+        rasterio.shutil.copy(file, copy / "measurement" / f"{file.stem}-cog.tiff", driver="COG", **options)
+    return copy
+
+
+def in_bucket(product: Path, folder: Path) -> Path:
+    """Copy a ground range product as the AWS bucket lays it out: short names, and what they stand for in a file."""
+    short = re.compile(r"s1[a-d]-(\w+)-grd-(\w\w)-[^/]*(?=\.)")
+    for file in sorted(p for p in product.rglob("*") if p.is_file()):
+        target = folder / short.sub(r"\1-\2", file.relative_to(product).as_posix())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    (folder / "productInfo.json").write_text(json.dumps({"id": product.name.removesuffix(".SAFE")}))
+    return folder
+
+
+def pose(product: Path, mode: str, swath: str, shape: tuple[int, int] | None = None, number: str = "") -> None:
+    """Make the images of a product pass for those of another mode.
+
+    With a shape the image loses its bursts, and its geolocation grid is squeezed into it.
+    """
+    for annotation in images(product):
+        tree = ElementTree.parse(annotation)
+        root: Any = tree.getroot()
+        old = root.findtext("adsHeader/swath")
+        for path, value in (("adsHeader/mode", mode), ("adsHeader/swath", swath)):
+            root.find(path).text = value
+        if shape:
+            _squeeze(root, shape)
+        tree.write(annotation, encoding="UTF-8", xml_declaration=True)
+        for file in sorted((product / "annotation").rglob(f"*{annotation.stem}.xml")):
+            text = file.read_text().replace(f"<swath>{old}</swath>", f"<swath>{swath}</swath>")
+            name = file.name.replace(f"-{annotation.stem.split('-')[1]}-", f"-{swath.lower()}-")
+            file.unlink()
+            file.with_name(name[:-7] + number + ".xml" if number else name).write_text(text)
+
+
+def _squeeze(root: Any, shape: tuple[int, int]) -> None:
+    info = root.find("imageAnnotation/imageInformation")
+    for field, axis, size in (("numberOfLines", "line", shape[0]), ("numberOfSamples", "pixel", shape[1])):
+        last = max(int(point.findtext(axis)) for point in root.iter("geolocationGridPoint"))
+        for point in root.iter("geolocationGridPoint"):
+            place = point.find(axis)
+            place.text = str(round(int(place.text) * (size - 1) / last))
+        info.find(field).text = str(size)
+    bursts = root.find("swathTiming/burstList")
+    for burst in list(bursts):
+        bursts.remove(burst)
+    bursts.set("count", "0")

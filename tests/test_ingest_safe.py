@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.safe import MAX_MEMBERS, Layout, open_layout
+from infra.store import open_store
+from ingest.members import MAX_MEMBERS
+from ingest.safe import Layout, open_layout
 from ingest.scene import SceneRejected
 
 NAME = "S1A_IW_GRDH_1SDV_20210119T031653_20210119T031718_036201_043ED0_8255"
@@ -31,7 +33,7 @@ def folder(parent: Path, name: str = f"{NAME}.SAFE") -> Path:
 def archive(path: Path, prefix: str = f"{NAME}.SAFE/", extra: dict[str, bytes] | None = None) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
         for inner, data in FILES.items():
-            method = zipfile.ZIP_STORED if inner.endswith("tiff") else None
+            method = zipfile.ZIP_STORED if inner.endswith(("tiff", "iw-vv.xml")) else None
             zipped.writestr(prefix + inner, data, compress_type=method)
         for inner, data in (extra or {}).items():
             zipped.writestr(inner, data)
@@ -61,6 +63,63 @@ def test_folder_and_zip_hold_the_same_members(tmp_path: Path) -> None:
     assert len({layout.fingerprint() for layout in layouts}) == 1
 
 
+def in_memory(path: Path, url: str) -> str:
+    """Put a folder or file into a store; give where it is then."""
+    store = open_store(url)
+    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        store.put(file.relative_to(path.parent).as_posix(), file.read_bytes())
+    return f"{url}/{path.name}"
+
+
+def test_a_store_holds_the_same_members(tmp_path: Path) -> None:
+    places = [folder(tmp_path), folder(tmp_path, NAME), archive(tmp_path / f"{NAME}.zip")]
+    expected = open_layout(str(places[0])).fingerprint()
+    for place in places:
+        layout = open_layout(in_memory(place, "memory://safe"))
+        check(layout)
+        assert layout.fingerprint() == expected
+        assert layout.where("manifest.safe") == f"memory://safe/{place.name}/manifest.safe"
+
+
+def test_what_a_store_holds_is_no_more_trusted(tmp_path: Path) -> None:
+    cut = archive(tmp_path / "cut.zip")
+    os.truncate(cut, cut.stat().st_size // 2)
+    many = folder(tmp_path, "many")
+    for number in range(MAX_MEMBERS):
+        (many / f"{number}").touch()
+    for path, message in [
+        (archive(tmp_path / "out.zip", extra={"../escaped.txt": b"x"}), r"a name that .*; the archive is refused"),
+        (cut, r"cut.zip is not a zip"),
+        (many, r"memory://hostile/many has more than 2000 objects"),
+    ]:
+        with pytest.raises(SceneRejected, match=message):
+            open_layout(in_memory(path, "memory://hostile"))
+    with pytest.raises(SceneRejected, match=r"memory://hostile/gone has no manifest.safe"):
+        open_layout("memory://hostile/gone")
+    with pytest.raises(SceneRejected, match=r"memory://hostile/gone.zip does not exist"):
+        open_layout("memory://hostile/gone.zip")
+    layout = open_layout(in_memory(archive(tmp_path / "changed.zip"), "memory://hostile"))
+    open_store("memory://hostile").put("changed.zip", b"PK")
+    with pytest.raises(SceneRejected, match=r"manifest.safe cannot be read"):
+        layout.read("manifest.safe")
+
+
+def test_buckets_name_the_product_in_a_file_of_their_own(tmp_path: Path) -> None:
+    root = folder(tmp_path, "renamed")
+    for text, name in [
+        (f'{{"id": "{NAME}"}}', NAME),
+        ('{"id": "../../etc/passwd"}', "renamed"),
+        ('{"id": 5}', "renamed"),
+        ("[]", "renamed"),
+    ]:
+        (root / "productInfo.json").write_text(text)
+        assert open_layout(str(root)).name == name
+    for text in ("{", "[" * 100_000):
+        (root / "productInfo.json").write_text(text)
+        with pytest.raises(SceneRejected, match=r"productInfo.json is not JSON"):
+            open_layout(str(root))
+
+
 @pytest.mark.parametrize("change", ["annotation/iw-vv.xml", "measurement/iw-vv.tiff", "manifest.safe", "size"])
 def test_fingerprint_follows_the_content(tmp_path: Path, change: str) -> None:
     root = folder(tmp_path)
@@ -71,7 +130,7 @@ def test_fingerprint_follows_the_content(tmp_path: Path, change: str) -> None:
         os.truncate(root / "measurement/iw-vv.tiff", 2**21 - 256)
     else:
         data = (root / change).read_bytes()
-        (root / change).write_bytes(data[:-1] + b"?")
+        (root / change).write_bytes(b"?" + data[1:])
     assert open_layout(str(root)).fingerprint() != before
 
 
@@ -112,7 +171,7 @@ def test_bombs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SceneRejected, match="unpacks to more than 200 times its size"):
         open_layout(str(path))
     path = archive(tmp_path / "many.zip", extra={f"{n}": b"" for n in range(MAX_MEMBERS)})
-    with pytest.raises(SceneRejected, match="has 205 members; at most 200"):
+    with pytest.raises(SceneRejected, match="has 2005 members; at most 2000"):
         open_layout(str(path))
 
 
@@ -136,9 +195,9 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
 def test_damaged_member_is_named(tmp_path: Path) -> None:
     path = archive(tmp_path / "x.zip")
     data = path.read_bytes()
-    at = data.index(bytes(range(256)))
-    path.write_bytes(data[: at + 5000] + b"?" + data[at + 5001 :])
-    with pytest.raises(SceneRejected, match=r"x.zip/.*iw-vv.tiff cannot be read: Bad CRC-32"):
+    at = data.index(b"<product/>")
+    path.write_bytes(data[: at + 5] + b"?" + data[at + 6 :])
+    with pytest.raises(SceneRejected, match=r"x.zip/.*iw-vv.xml cannot be read: Bad CRC-32"):
         open_layout(str(path)).fingerprint()
 
 
