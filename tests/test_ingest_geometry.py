@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyproj import Geod, Transformer
 
 from ingest.geometry import GroundGrid, ring
 from ingest.scene import GroundPoint, SceneRejected
@@ -74,3 +75,51 @@ def test_a_broken_grid_is_rejected(fault: str) -> None:
         GroundGrid.of_points(points, "vv.xml")
     with pytest.raises(SceneRejected, match="0 geolocation points"):
         GroundGrid.of_points(np.zeros((0, 4)), "vv.xml")
+
+
+def test_incidence_and_height_are_bilinear() -> None:
+    points = [
+        (line, pixel, pixel / 100, -line / 100, 30 + pixel / 10, line * 2.0) for line in (0, 50) for pixel in (0, 90)
+    ]
+    found = GroundGrid.of_points(np.array(points), "vv.xml")
+    at = np.array([25.0, 50.0]), np.array([45.0, 95.0])
+    np.testing.assert_allclose(found.incidence_deg(*at), [34.5, 39.5])
+    np.testing.assert_allclose(found.height_m(*at), [50.0, 100.0])
+    assert grid().incidence_deg(*at) is None
+    assert grid().height_m(*at) is None
+
+
+def polar_grid(lat_offset_m: float, sign: float) -> tuple[GroundGrid, Transformer]:
+    """A grid that is linear in polar stereographic metres, and what places it."""
+    to_degrees = Transformer.from_crs(3413 if sign > 0 else 3031, 4326, always_xy=True)
+    line, pixel = (v.ravel().astype(float) for v in np.meshgrid(np.arange(0, 4001, 500), np.arange(0, 4001, 400)))
+    lon, lat = to_degrees.transform((pixel - 2000) * 40, (line - 2000) * 40 + lat_offset_m)
+    return GroundGrid.of_points(np.stack([line, pixel, lon, lat], axis=-1), "polar.xml"), to_degrees
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("offset_m", [0.0, 100e3, 1000e3])
+def test_polar_grids_are_interpolated_on_the_ground(offset_m: float, sign: float) -> None:
+    """Cells of 20 x 16 km: places are right to 15 m, over the pole too; degrees would be kilometres off."""
+    found, to_degrees = polar_grid(offset_m, sign)
+    row, col = (v.ravel() for v in np.meshgrid(np.linspace(-2, 4002, 39), np.linspace(-2, 4002, 41)))
+    lon, lat = to_degrees.transform((col - 2000) * 40, (row - 2000) * 40 + offset_m)
+    placed = found.locate(row, col)
+    _, _, off_m = Geod(ellps="WGS84").inv(placed[:, 0], placed[:, 1], lon, lat)
+    assert np.max(off_m) < 15.0
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_footprint_around_a_pole_runs_along_it(sign: float) -> None:
+    outline = np.array(polar_grid(0.0, sign)[0].footprint())
+    assert np.ptp(outline[:, 0]) == pytest.approx(360.0)
+    assert (outline[:, 1] == 90 * sign).sum() >= 2
+    assert np.abs(np.diff(outline[:, 0])).max() <= 360.0
+    beside = np.array(polar_grid(100e3, sign)[0].footprint())
+    assert np.ptp(beside[:, 0]) < 180
+    assert np.abs(beside[:, 1]).max() < 90
+
+
+def test_a_ring_over_the_antimeridian_hangs_together() -> None:
+    found = np.array(ring(np.array([[179.0, 0], [-179.0, 0], [-179.0, 1], [179.0, 1]])))
+    np.testing.assert_allclose(found[:, 0], [179, 181, 181, 179, 179])
