@@ -1,26 +1,35 @@
 """A scene whose speckle is smoothed as it is read."""
 
+import math
 from dataclasses import replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.land import GroundShares, own_shares
 from ingest.recipe import SpeckleRules
 from ingest.scene import Scene, SceneInfo, Window
 from ingest.speckle import filter_power, halo
+from ingest.speckle_statistics import bright_levels, estimate_looks
+
+_WITHOUT_LOOKS = ("none", "boxcar", "frost")
 
 
 class Despeckled:
     """A scene seen through a speckle filter; see :class:`ingest.scene.Scene`.
 
     A window is read with the filter's halo around it, so that how windows are cut never changes a pixel. ``threads``
-    are those of the filter.
+    are those of the filter. What concerns the whole scene is found once, here, from a sample of its pixels: the number
+    of looks, where the rules ask to "estimate" it or a filter needs it and neither the rules nor the scene (whose
+    number is then NaN) say it, and for Lee sigma how bright targets are. Raises SceneRejected where the sample cannot
+    be read or tells nothing.
     """
 
     def __init__(self, scene: Scene, rules: SpeckleRules, threads: int | None = None) -> None:
         self._scene, self._rules, self._threads = scene, rules, threads
-        self._info = replace(scene.info, looks=rules.looks or scene.info.looks)
+        self._info = replace(scene.info, looks=_looks(scene, rules))
+        self._bright = bright_levels(scene) if rules.kind == "lee-sigma" else None
 
     @property
     def info(self) -> SceneInfo:
@@ -32,13 +41,26 @@ class Despeckled:
 
         Infinite power, which some ready-cut data sets hold, is no data: it would spread through the filter.
         """
-        around = _grow(window, halo(self._rules.kind, self._rules.size), self._info.shape)
+        around = grow(window, halo(self._rules.kind, self._rules.size), self._info.shape)
         power = self._scene.power(around)
         power[np.isinf(power)] = np.nan
         if self._rules.kind != "none":
-            power = filter_power(power, self._rules.kind, self._rules.size, self._info.looks, self._threads)
+            power = self._filter(power)
         row, col = window.row - around.row, window.col - around.col
         return power[:, row : row + window.rows, col : col + window.cols]
+
+    def _filter(self, power: NDArray[np.float32]) -> NDArray[np.float32]:
+        rules, looks = self._rules, self._info.looks
+        return filter_power(
+            power,
+            rules.kind,
+            rules.size,
+            1.0 if math.isnan(looks) else looks,  # of no concern to a filter that comes this far without
+            self._threads,
+            damping=rules.damping,
+            sigma=rules.sigma,
+            bright=self._bright,
+        )
 
     def label(self, window: Window) -> NDArray[np.uint8] | None:
         """Read the scene's own labels."""
@@ -52,6 +74,10 @@ class Despeckled:
         """Give incidence angles as the scene does."""
         return self._scene.incidence_deg(rows, cols)
 
+    def ground_shares(self, window: Window) -> GroundShares | None:
+        """Give the shares of land and water as the scene does."""
+        return own_shares(self._scene, window)
+
     def __enter__(self) -> Self:
         return self
 
@@ -59,7 +85,15 @@ class Despeckled:
         self._scene.__exit__(*exc)
 
 
-def _grow(window: Window, margin: int, shape: tuple[int, int]) -> Window:
+def _looks(scene: Scene, rules: SpeckleRules) -> float:
+    if rules.looks == "estimate":
+        return estimate_looks(scene)
+    if rules.looks is None and rules.kind not in _WITHOUT_LOOKS and not scene.info.looks > 0:
+        return estimate_looks(scene)
+    return rules.looks or scene.info.looks
+
+
+def grow(window: Window, margin: int, shape: tuple[int, int]) -> Window:
     """Widen a window by a margin on each side, as far as the scene goes."""
     row, col = max(window.row - margin, 0), max(window.col - margin, 0)
     end_row = min(window.row + window.rows + margin, shape[0])
