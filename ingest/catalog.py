@@ -1,7 +1,5 @@
-"""What to build from: a folder, a CSV table or a GeoJSON / STAC item collection becomes a list of units of work."""
+"""What to build from: a folder or a catalog file becomes a list of units of work."""
 
-import csv
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,16 +10,22 @@ from pydantic import BaseModel, ConfigDict
 
 from infra.errors import UsageError
 from infra.record import digest
-from ingest.chips import ChipSource, chip_folder, read_chip_folder
+from ingest.catalog_rows import FORMATS, Row, is_catalog_file, read_rows
+from ingest.chip_set import chip_folder, read_chip_folder
+from ingest.chips import ChipSource
+from ingest.href import local_path, place_of, split_part, without_secrets
 from ingest.labels import legend_beside
 from ingest.legend import read_legend
-from ingest.open import Sensor, sensor_of
+from ingest.open import Sensor, parts_of, sensor_of, what_is_wrong
 
 CHIPS_FILE = "chips.yaml"
 
 
 class Product(BaseModel):
-    """A satellite product on disk, with the label raster in its own geometry where there is one."""
+    """A satellite product, or a part of one, with the label raster in its own geometry where there is one.
+
+    ``path`` is absolute or an ``s3://`` URI; it may end in the part of the product that is meant, ``#IW1``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,8 +35,10 @@ class Product(BaseModel):
 
     @property
     def name(self) -> str:
-        """The product's own name."""
-        return _product_name(Path(self.path))
+        """The product's own name, and that of its part."""
+        whole, part = split_part(self.path)
+        name = product_name(whole.rpartition("/")[2])
+        return f"{name}_{part}" if part else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,110 +59,91 @@ class Catalog:
 
 
 def read_catalog(path: Path, chips_per_unit: int) -> Catalog:
-    """Read a folder, ``.csv``, or ``.json``/``.geojson`` catalog. Order, place and duplicates do not matter.
+    """Read a folder, one product, or a catalog file. Order, place and duplicates do not matter.
 
-    Raises UsageError where it cannot be read or lists nothing.
+    Files: ``.csv`` with a column ``path``; ``.json``/``.geojson`` FeatureCollection or STAC item collection;
+    ``.parquet`` stac-geoparquet. They may list products, parts of products and chip sets side by side. Raises
+    UsageError where it cannot be read or lists nothing.
     """
     path = path.resolve()  # paths travel to workers that stand in other folders
-    rows: list[dict[str, str]]
-    if not path.exists():
-        raise UsageError(f"catalog {path} does not exist")
     if sensor_of(path):
-        rows = [{"path": str(path)}]
+        rows = [Row(str(path))]
+    elif not path.exists():
+        raise UsageError(f"catalog {path} does not exist")
     elif path.is_dir():
         rows = list(_scan(path))
-    elif path.suffix.lower() == ".csv":
-        rows = _read_csv(path)
-    elif path.suffix.lower() in (".json", ".geojson"):
-        rows = _read_features(path)
+    elif path.name == CHIPS_FILE:
+        rows = [Row(str(path))]
+    elif is_catalog_file(path):
+        rows = read_rows(path)
     else:
-        raise UsageError(f"catalog {path}: expected a folder, a .csv file or a .json/.geojson collection")
+        raise UsageError(f"catalog {path}: expected a folder, a product, {CHIPS_FILE}, or a {FORMATS} file")
     if not rows:
         raise UsageError(f"catalog {path} is empty: no Sentinel-1 or ALOS-2 product and no {CHIPS_FILE} in it")
-    return _assemble(rows, path if path.is_dir() else path.parent, chips_per_unit)
+    return _assemble(rows, path, chips_per_unit)
 
 
-def _scan(folder: Path) -> Iterable[dict[str, str]]:
+def _scan(folder: Path) -> Iterable[Row]:
     """Find products and chip sets below a folder, without looking inside products."""
     for entry in sorted(folder.iterdir()):
         if sensor_of(entry) or entry.name == CHIPS_FILE:
-            yield {"path": str(entry)}
+            yield Row(str(entry))
         elif entry.is_dir():
             yield from _scan(entry)
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="") as file:
-            table = csv.DictReader(file)
-            if "path" not in (table.fieldnames or ()):
-                raise UsageError(f"catalog {path}: expected a column 'path', found {table.fieldnames}")
-            rows = [{k: v for k, v in row.items() if k and v} for row in table]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"catalog {path} cannot be read: {error}") from error
-    if empty := [number for number, row in enumerate(rows, 2) if "path" not in row]:
-        raise UsageError(f"catalog {path}: no path in line {empty[0]}")
-    return rows
-
-
-def _read_features(path: Path) -> list[dict[str, str]]:
-    try:
-        data = json.loads(path.read_bytes())
-        features = data["features"]
-        return [_feature_row(feature, path) for feature in features]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"catalog {path}: expected a GeoJSON or STAC item collection with 'features': {error}"
-        ) from error
-
-
-def _feature_row(feature: Mapping[str, Any], path: Path) -> dict[str, str]:
-    properties = feature.get("properties") or {}
-    assets = feature.get("assets") or {}
-    row: dict[str, str] = {}
-    if "path" in properties:
-        row["path"] = str(properties["path"])
-    for name in ("product", "data", "safe-manifest", "safe_manifest"):
-        if "path" not in row and name in assets:
-            row["path"] = str(assets[name]["href"]).removesuffix("/manifest.safe")
-    if "path" not in row:
-        found = ", ".join(assets) or "none"
-        raise ValueError(
-            f"feature {feature.get('id', '?')} names no product: expected properties.path or an asset 'product',"
-            f" 'data' or 'safe-manifest'; its assets: {found}"
-        )
-    labels = properties.get("labels") or (assets.get("labels") or {}).get("href")
-    return {**row, **({"labels": str(labels)} if labels else {})}
-
-
-def _assemble(rows: Iterable[Mapping[str, str]], base: Path, chips_per_unit: int) -> Catalog:
+def _assemble(rows: Iterable[Row], catalog: Path, chips_per_unit: int) -> Catalog:
+    base = catalog if catalog.is_dir() else catalog.parent
     products: dict[str, Product] = {}
     units: dict[str, Unit] = {}
     legends: dict[str, Mapping[str, Any]] = {}
     rejects: list[tuple[str, str]] = []
-    for row in sorted(rows, key=lambda r: r["path"]):
-        path = _local(row["path"], base)
-        if path.name == CHIPS_FILE or path.suffix in (".yaml", ".yml"):
-            for unit in _chip_units(path, chips_per_unit, legends):
+    for row in sorted(rows, key=lambda r: r.path):
+        path = _resolved(row.path, base)
+        if path.endswith((".yaml", ".yml")):
+            for unit in _chip_units(Path(path), chips_per_unit, legends):
                 _add(units, unit, path)
             continue
         sensor = sensor_of(path)
         if sensor is None:
-            why = "no such file or folder" if not path.exists() else "neither a Sentinel-1 nor an ALOS-2 product"
-            rejects.append((row["path"], f"{path}: {why}"))
+            rejects.append((without_secrets(row.path), f"{path}: {what_is_wrong(path)}"))
             continue
-        product = Product(sensor=sensor, path=str(path), labels=_labels(row, path, base, legends))
-        if product.name in products and products[product.name].path != product.path:
-            rejects.append(
-                (str(path), f"{path}: the catalog lists {product.name} twice, as {products[product.name].path} too")
-            )
+        try:
+            parts = parts_of(path)
+        except UsageError as error:  # what is wrong with a URL is wrong with this row alone
+            rejects.append((path, str(error)))
             continue
-        products[product.name] = product
-        _add(units, Unit(_key(product.name), (product,)), path)
+        for part in parts:
+            product = Product(sensor=sensor, path=part, labels=_labels(row, part, catalog, base, legends))
+            earlier = products.setdefault(product.name, product)
+            if earlier.path != part:
+                reason = f"{part}: the catalog lists {product.name} twice, as {earlier.path} too"
+                rejects.append((part, reason))
+            else:
+                _add(units, Unit(_key(product.name), (earlier,)), path)
     return Catalog(tuple(units[name] for name in sorted(units)), _one_legend(legends), tuple(rejects))
 
 
-def _add(units: dict[str, Unit], unit: Unit, path: Path) -> None:
+def _resolved(href: str, base: Path) -> str:
+    """Give an absolute path or a URI without secrets. What lies elsewhere may have been fetched to the catalog's side.
+
+    Of a product to download, ``X.zip`` say, ``X.zip``, ``X.SAFE`` or ``X`` beside the catalog is taken.
+    """
+    if place_of(href) == "local":
+        return str(local_path(href, base))
+    href = without_secrets(href)
+    if place_of(href) == "s3":
+        return href.rstrip("/")
+    whole, part = split_part(href)
+    name = whole.rstrip("/").rpartition("/")[2]
+    stem = product_name(name)
+    for copy in (base / name, base / f"{stem}.SAFE", base / f"{stem}.zip", base / stem):
+        if name and copy.exists():
+            return f"{copy}#{part}" if part else str(copy)
+    return href
+
+
+def _add(units: dict[str, Unit], unit: Unit, path: str) -> None:
     if unit.name in units and units[unit.name] != unit:
         raise UsageError(f"{path}: the catalog has another {unit.name} already; give one of the chip sets a 'name'")
     units[unit.name] = unit
@@ -180,17 +167,19 @@ def _chip_units(path: Path, size: int, legends: dict[str, Mapping[str, Any]]) ->
         yield Unit(f"{name}-{start // size:04d}", tuple(chips[start : start + size]))
 
 
-def _labels(row: Mapping[str, str], path: Path, base: Path, legends: dict[str, Mapping[str, Any]]) -> str | None:
+def _labels(row: Row, product: str, catalog: Path, base: Path, legends: dict[str, Mapping[str, Any]]) -> str | None:
     """The label raster a row names, or ``<product>_labels.tif`` beside the product; its legend is ``legend.json``."""
-    named = row.get("labels")
-    raster = (
-        _local(named, base)
-        if named
-        else path.parent / f"{Product(sensor='sentinel-1', path=str(path)).name}_labels.tif"
-    )
-    if not raster.is_file():
-        if named:
-            raise UsageError(f"the catalog names labels that are not there: {raster}")
+    if row.labels:
+        raster = local_path(row.labels, base)
+        if not raster.is_file():
+            raise UsageError(f"catalog {catalog}, {row.where}: the labels {raster} are not there")
+    elif place_of(product) == "local":
+        whole, part = split_part(product)
+        name = product_name(Path(whole).name) + (f"_{part}" if part else "")
+        raster = Path(whole).parent / f"{name}_labels.tif"
+        if not raster.is_file():
+            return None
+    else:
         return None
     if legend := legend_beside(raster):
         legends[str(raster)] = read_legend(legend).model_dump(mode="json")
@@ -206,10 +195,6 @@ def _one_legend(legends: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] |
     return first[1] if first else None
 
 
-def _product_name(path: Path) -> str:
-    return path.name.removesuffix(".zip").removesuffix(".SAFE")
-
-
-def _local(path: str, base: Path) -> Path:
-    plain = path.removeprefix("file://")
-    return (base / plain).resolve()  # an absolute path stays what it is
+def product_name(file_name: str) -> str:
+    """Give a product's name without the suffixes of its packing."""
+    return file_name.removesuffix(".zip").removesuffix(".SAFE")
