@@ -123,7 +123,7 @@ def gang(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     with session(address, cpus=None if address else max(ranks, os.cpu_count() or 1)):
-        verdict = ray.remote(num_cpus=0)(_Verdict).remote()
+        verdict: Any = ray.remote(num_cpus=0)(_Verdict).remote()
         trainer = TorchTrainer(
             _rank,
             train_loop_config={"work": work, "config": dict(config), "verdict": verdict},
@@ -141,7 +141,7 @@ def gang(
             trainer.fit()
         except Exception as error:
             raise _cause(error, name) from error
-        final = ray.get(verdict.get.remote(), timeout=60)
+        final: SarsenseError | None = ray.get(verdict.get.remote(), timeout=60)
         if final is not None:
             raise final
 

@@ -66,6 +66,7 @@ class Retrier:
 
     def __init__(self, policy: RetryPolicy, reached: bool = False) -> None:
         self.reached = reached
+        self.retries = 0
         self._policy = policy
         self._budget = _BUDGET
         self._lock = threading.Lock()
@@ -94,6 +95,7 @@ class Retrier:
         with self._lock:
             spare = self._budget >= 1
             self._budget -= spare
+            self.retries += 1
         bound = self._policy.first_wait_s * 2 ** min(number, 30) if spare else self._policy.longest_wait_s
         return _RANDOM.uniform(0, min(bound, self._policy.longest_wait_s))
 

@@ -64,6 +64,11 @@ class S3Store:
         """The URL that opens this store again."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
+    @property
+    def retries(self) -> int:
+        """How often an attempt of any operation was repeated so far."""
+        return self._retrier.retries
+
     def put(self, key: str, data: bytes) -> None:
         """Store a whole object (at most 5 GiB, the limit of one S3 put)."""
         request = self._put_request(key, data)

@@ -1,31 +1,67 @@
 """``ingest build-sarsense``: every unit of a catalog becomes shards, and all of them one manifest."""
 
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
 
 from infra.cluster import each, session
 from infra.errors import ConflictError, ResourceError, SarsenseError, UsageError
-from infra.record import canonical_json, sha256
+from infra.record import canonical_json
 from infra.store import Store, open_store
 from ingest.catalog import Catalog, Unit
+from ingest.duplicates import Copies, find_copies
+from ingest.geocode import check_grid
+from ingest.land import open_land
+from ingest.quarantine import Reject, TooManyFailures, failures_allowed, unexpected, write_quarantine
 from ingest.recipe import Recipe
 from ingest.report import build_report
-from ingest.work import Work, build_unit, read_rows, unexpected
+from ingest.work import Work, build_unit, read_rows
 from shards.index import UnitRows, join_units, put_index
 from shards.manifest import Manifest, Shard, Source, current_digest, publish
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a build left behind: the manifest's digest (None where nothing could be stored) and what was set aside."""
+    """What a build left behind: the manifest's digest (None where nothing could be stored) and what was set aside.
+
+    ``rejects`` could not be used; ``left_out`` are good scenes that the corpus does without: copies of others, and
+    those of which the recipe wants no tile.
+    """
 
     digest: str | None
     tiles: int
     units: int
     resumed: int
-    rejects: tuple[dict[str, str], ...]
+    rejects: tuple[Reject, ...]
+    left_out: tuple[Reject, ...]
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What is done so far, told and held against the limit of rejects."""
+
+    tell: Callable[[int, int, int], None]
+    allowed: int | None
+    rejects: list[Reject]
+    records: list[dict[str, Any]] = field(default_factory=list)
+    tiles: int = 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+        self.rejects.extend(record["rejects"])
+        self.tiles += sum(shard["tiles"] for shard in record["shards"])
+        self.tell(len(self.records), self.tiles, len(self.rejects))
+        self.check()
+
+    def check(self) -> None:
+        if self.allowed is not None and len(self.rejects) > self.allowed:
+            last = self.rejects[-1]
+            raise TooManyFailures(
+                f"{len(self.rejects)} sources were rejected, more than the {self.allowed} allowed; nothing was"
+                f" published, and what is done is taken up by the next run. The last one: {last['reason']}"
+            )
 
 
 def build(
@@ -35,45 +71,77 @@ def build(
     *,
     address: str | None = None,
     workers: int | None = None,
+    max_failures: str | None = None,
     progress: Callable[[int, int, int], None] = lambda done, tiles, rejects: None,
 ) -> Outcome:
     """Build a corpus at the URL ``out``; a second call takes up what an interrupted one left.
 
     ``workers`` limits how many units are done at once (default: the cluster's CPUs). ``progress`` is told how many
     units are done, tiles stored and sources rejected. Raises a storage error before any work where ``out`` cannot be
-    written, ConflictError where another build published there meanwhile; a rejected source never stops the others.
+    written, ConflictError where another build published there meanwhile; a rejected source never stops the others,
+    unless there are more than ``max_failures`` ("20", "5%"): then TooManyFailures, and nothing is published.
     """
     if out.startswith("memory:"):
         raise UsageError(f"--out {out}: workers are other processes and do not share memory; give a folder or S3")
+    if recipe.tiles.land is not None:
+        open_land(recipe.tiles.land)  # a file that cannot be used is the user's fault, not that of every scene
+    check_grid(recipe.grid)
+    listed = sum(len(unit.sources) for unit in catalog.units) + len(catalog.rejects)
+    allowed = None if max_failures is None else failures_allowed(max_failures, listed)
     store = open_store(out)
     before = current_digest(store)
     store.put(f"recipes/{recipe.digest}.json", canonical_json(recipe.model_dump(mode="json")))
-    records: list[dict[str, Any]] = []
     rejects = [
         {"source": name, "stage": "catalog", "kind": "SceneRejected", "reason": why} for name, why in catalog.rejects
     ]
-    tiles = 0
-    with session(address, workers) as cpus:
-        items = [Work(unit, store.url, recipe) for unit in catalog.units]
-        for done in each(build_unit, items, slots=max(1, min(workers or cpus, cpus))):
+    so_far = _Progress(progress, allowed, rejects)
+    try:
+        so_far.check()
+        with session(address, workers) as cpus:
+            slots = max(1, min(workers or cpus, cpus))
+            copies = find_copies(catalog.units, recipe.pixels, slots)
+            _run(catalog.units, copies, recipe, store, slots, so_far)
+    except TooManyFailures:
+        write_quarantine(store, rejects, forget=False)
+        raise
+    records = so_far.records
+    rejects.sort(key=lambda reject: (reject["source"], reject["stage"]))
+    write_quarantine(store, rejects, forget=True)
+    left_out = _left_out(copies, records)
+    rows, manifest = _assemble(store, recipe, catalog, records)
+    digest = None
+    if manifest:
+        report = build_report(store, manifest, rows, records, rejects, left_out)
+        _refuse_other(store, before, manifest)
+        store.put("report.html", report)
+        digest = publish(store, manifest, after=before)
+    resumed = sum(bool(record.get("resumed")) for record in records)
+    tiles = manifest.tiles if manifest else 0
+    return Outcome(digest, tiles, len(records), resumed, tuple(rejects), tuple(left_out))
+
+
+def _run(units: Sequence[Unit], copies: Copies, recipe: Recipe, store: Store, slots: int, so_far: _Progress) -> None:
+    """Do all units but needless copies; where a copy turns out to be bad, the next one takes its place."""
+    by_name = {unit.name: unit for unit in units}
+    waiting = [unit for unit in units if unit.name not in copies.needless()]
+    failed: set[str] = set()
+    while waiting:
+        items = [Work(unit, store.url, recipe) for unit in waiting]
+        for done in each(build_unit, items, slots=slots):
             if isinstance(done.error, SarsenseError):
                 raise done.error  # storage, configuration: not the scene's fault
             record = done.value if done.value is not None else _failed(done.item.unit, done.error)
-            records.append(record)
-            rejects.extend(record["rejects"])
-            tiles += sum(shard["tiles"] for shard in record["shards"])
-            progress(len(records), tiles, len(rejects))
-    rejects.sort(key=lambda reject: (reject["source"], reject["stage"]))
-    _quarantine(store, rejects)
-    manifest = _assemble(store, recipe, catalog, records)
-    digest = None
-    if manifest:
-        report = build_report(store, manifest, records, rejects)
-        _refuse_other(store, before, manifest)
-        store.put("report.html", report)
-        digest = publish(store, manifest)
-    resumed = sum(bool(record.get("resumed")) for record in records)
-    return Outcome(digest, manifest.tiles if manifest else 0, len(records), resumed, tuple(rejects))
+            if record["rejects"]:
+                failed.add(record["unit"])
+            so_far.add(record)
+        tried = {record["unit"] for record in so_far.records}
+        waiting = [by_name[name] for name in sorted(copies.instead_of(failed) - tried)]
+
+
+def _left_out(copies: Copies, records: Sequence[dict[str, Any]]) -> list[Reject]:
+    done = {record["unit"] for record in records if not record["rejects"]}
+    left_out = [*copies.dropped(done), *(entry for record in records for entry in record.get("left_out", ()))]
+    return sorted(left_out, key=lambda entry: (entry["stage"], entry["source"]))
 
 
 def _refuse_other(store: Store, before: str | None, manifest: Manifest) -> None:
@@ -90,27 +158,17 @@ def _failed(unit: Unit, error: Exception | None) -> dict[str, Any]:
     return {"unit": unit.name, "shards": [], "sources": [], "rejects": [reject]}
 
 
-def _quarantine(store: Store, rejects: Iterable[dict[str, str]]) -> None:
-    """Write down each reject, and take back those of earlier runs that are good now."""
-    keep = set()
-    for reject in rejects:
-        key = f"quarantine/{sha256(canonical_json([reject['source'], reject['stage']]))[:16]}.json"
-        keep.add(key)
-        store.put(key, canonical_json(reject))
-    for old in list(store.list("quarantine/")):
-        if old.key not in keep:
-            store.delete(old.key)
-
-
-def _assemble(store: Store, recipe: Recipe, catalog: Catalog, records: Sequence[dict[str, Any]]) -> Manifest | None:
-    """Make the manifest, in the order of unit names whatever the order of their ending."""
+def _assemble(
+    store: Store, recipe: Recipe, catalog: Catalog, records: Sequence[dict[str, Any]]
+) -> tuple[pa.Table, Manifest | None]:
+    """Make index and manifest, in the order of unit names whatever the order of their ending."""
     good = sorted((record for record in records if record["shards"]), key=lambda record: str(record["unit"]))
-    if not good:
-        return None
     joined = join_units([_unit_rows(store, record) for record in good])
+    if not good:
+        return joined.rows, None
     sources = tuple(Source.model_validate(source) for record in good for source in record["sources"])
     _refuse_twins(sources)
-    return Manifest(
+    return joined.rows, Manifest(
         format="sarsense-manifest-1",
         recipe=recipe.model_dump(mode="json"),
         recipe_digest=recipe.digest,
@@ -137,11 +195,3 @@ def _refuse_twins(sources: Sequence[Source]) -> None:
     twins = sorted(name for name, count in seen.items() if count > 1)
     if twins:
         raise ConflictError(f"two sources have the same name, which would mix up their tiles: {', '.join(twins[:5])}")
-
-
-def log_rejects(rejects: Sequence[dict[str, str]], limit: int = 20) -> None:
-    """Tell on stderr what was set aside and why."""
-    for reject in rejects[:limit]:
-        sys.stderr.write(f"  rejected {reject['source']} ({reject['stage']}): {reject['reason']}\n")
-    if len(rejects) > limit:
-        sys.stderr.write(f"  and {len(rejects) - limit} more, all in quarantine/\n")

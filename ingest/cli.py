@@ -9,12 +9,19 @@ from cyclopts.validators import Number
 
 from infra.command import command_app, run, say
 from infra.errors import PartialError, SarsenseError
+from ingest.cli_composite import composite
+from ingest.cli_despeckle import despeckle
+from ingest.cli_search import inspect, search
 
 if TYPE_CHECKING:
     from ingest.catalog import Catalog
     from ingest.recipe import Recipe
 
 app = command_app("ingest", "From raw radar products to calibrated tiles in shards.")
+app.command(composite)
+app.command(despeckle)
+app.command(inspect)
+app.command(search)
 
 
 @app.command(name="build-sarsense")
@@ -26,6 +33,7 @@ def build_sarsense(
     recipe: str = "sarsense",
     ray_address: str | None = None,
     workers: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    max_failures: str | None = None,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     json_out: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
@@ -35,11 +43,13 @@ def build_sarsense(
     takes up what an interrupted one left and tries again what was set aside.
 
     Args:
-        catalog: a folder, a .csv (column path), or a GeoJSON / STAC item collection.
+        catalog: a folder, a product, or a .csv (column path), GeoJSON / STAC item collection or stac-geoparquet file.
         out: where the corpus goes: a folder, file:///..., or s3://bucket/prefix.
         recipe: a named recipe or a YAML file.
         ray_address: a running Ray cluster (default: RAY_ADDRESS, or this machine).
         workers: how many units of work at once (default: all CPUs).
+        max_failures: how many sources may be rejected, a number or a share (5%): up to that many the build counts as
+            whole (exit code 0), with more it ends and publishes nothing (exit code 1).
         dry_run: show the plan and touch nothing.
         json_out: print the result as JSON.
     """
@@ -54,14 +64,21 @@ def build_sarsense(
         return
     if out is None:
         raise UsageError("--out says where the corpus goes: a folder, file:///..., or s3://bucket/prefix")
-    _build(listed, out, rules, ray_address, workers, json_out)
+    _build(listed, out, rules, ray_address, workers, max_failures, json_out)
 
 
 def _build(
-    listed: "Catalog", url: str, rules: "Recipe", address: str | None, workers: int | None, json_out: bool
+    listed: "Catalog",
+    url: str,
+    rules: "Recipe",
+    address: str | None,
+    workers: int | None,
+    max_failures: str | None,
+    json_out: bool,
 ) -> None:
     from infra.log import Steps
-    from ingest.build import build, log_rejects
+    from ingest.build import build
+    from ingest.quarantine import log_rejects
 
     with Steps("build", 0, len(listed.units)) as bar:
         outcome = build(
@@ -70,6 +87,7 @@ def _build(
             rules,
             address=address,
             workers=workers,
+            max_failures=max_failures,
             progress=lambda done, tiles, bad: bar.update(done, f"{tiles:,} tiles, {bad} rejected"),
         )
     result = {
@@ -78,13 +96,15 @@ def _build(
         "units": outcome.units,
         "resumed": outcome.resumed,
         "rejects": len(outcome.rejects),
+        "left_out": len(outcome.left_out),
         "report": f"{url.rstrip('/')}/report.html" if outcome.digest else None,
     }
     say(json.dumps(result) if json_out else "\n".join(f"{name:9} {value}" for name, value in result.items()))
     log_rejects(outcome.rejects)
     if outcome.digest is None:
-        raise SarsenseError(f"nothing was stored: all {len(outcome.rejects)} sources were rejected")
-    if outcome.rejects:
+        unwanted = f" and the recipe wants no tile of {len(outcome.left_out)}" if outcome.left_out else ""
+        raise SarsenseError(f"nothing was stored: {len(outcome.rejects)} sources were rejected{unwanted}")
+    if outcome.rejects and max_failures is None:
         failed = sum("trace" in reject for reject in outcome.rejects)
         bug = f" ({failed} of them by a fault of this program: please report what quarantine/ says)" if failed else ""
         raise PartialError(f"{len(outcome.rejects)} sources were rejected{bug}; the manifest holds the others")
@@ -151,6 +171,25 @@ def recipes() -> None:
     from ingest.recipe import load_recipe, named_recipes
 
     say(*(f"{name:16} {load_recipe(name).digest[:16]}" for name in named_recipes()))
+
+
+@app.command
+def layouts(name: str | None = None, /) -> None:
+    """List the layouts of public data sets, or print one: what ``layout: NAME`` in a chips.yaml stands for.
+
+    Args:
+        name: a layout to print.
+    """
+    from infra.errors import UsageError
+    from ingest.chip_set import layouts as known_layouts
+
+    known = known_layouts()
+    if name is None:
+        say(*known)
+    elif name in known:
+        say(known[name].rstrip())
+    else:
+        raise UsageError(f"no layout {name!r}: expected one of {', '.join(known)}")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.record import digest
+from ingest.land import GroundShares, own_shares
 from ingest.legend import LabelRule, read_legend
 from ingest.raster import open_raster, read_window
 from ingest.scene import Scene, SceneInfo, SceneRejected, Window
@@ -74,6 +75,10 @@ class Labelled:
     def incidence_deg(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Give incidence angles as the scene does."""
         return self._scene.incidence_deg(rows, cols)
+
+    def ground_shares(self, window: Window) -> GroundShares | None:
+        """Give the shares of land and water as the scene does."""
+        return own_shares(self._scene, window)
 
     def __enter__(self) -> Self:
         self._scene.__enter__()

@@ -1,11 +1,13 @@
 """Everything done to pixels between a product and a shard; its digest names the corpus."""
 
+import hashlib
+import re
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from infra.errors import UsageError
 from infra.record import digest
@@ -17,15 +19,39 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+STRATUM = re.compile("(water|coast|land|unknown)(-(flat|varied)(-(dark|bright))?)?")
+"""A stratum of :class:`Sampling`, or a group of strata."""
+
 Quantity = Literal["sigma0", "beta0", "gamma0", "gamma0-terrain"]
 
 
-class SpeckleRules(_Frozen):
-    """Which filter smooths the speckle; ``looks`` replaces the product's nominal number of looks."""
+SpeckleKind = Literal[
+    "none", "boxcar", "lee", "enhanced-lee", "refined-lee", "lee-sigma", "kuan", "frost", "enhanced-frost", "gamma-map"
+]
 
-    kind: Literal["none", "lee", "refined-lee"] = "none"
+
+class SpeckleRules(_Frozen):
+    """Which filter smooths the speckle, over ``size`` x ``size`` pixels.
+
+    ``looks`` replaces the product's nominal number of looks; "estimate" measures it on the scene. ``damping`` belongs
+    to Frost and the enhanced filters; ``sigma`` is the share of the speckle's distribution that Lee sigma averages.
+    """
+
+    kind: SpeckleKind = "none"
     size: int = Field(default=7, ge=3, le=31)
-    looks: float | None = Field(default=None, gt=0)
+    looks: Annotated[float, Field(gt=0)] | Literal["estimate"] | None = None
+    damping: float = Field(default=1.0, gt=0)
+    sigma: float = 0.9
+
+    @model_validator(mode="after")
+    def _is_defined(self) -> Self:
+        if self.kind != "none" and self.size % 2 == 0:
+            raise ValueError(f"a window of {self.size} pixels has no middle: use an odd size, such as 7")
+        if self.kind == "refined-lee" and self.size != 7:
+            raise ValueError(f"refined Lee of {self.size} pixels: it is defined on 7 x 7 only")
+        if self.sigma not in (0.5, 0.6, 0.7, 0.8, 0.9):
+            raise ValueError(f"a sigma of {self.sigma}: there are tables for 0.5, 0.6, 0.7, 0.8 and 0.9 only")
+        return self
 
 
 class Pixels(_Frozen):
@@ -46,30 +72,158 @@ class Pixels(_Frozen):
     scale: DbScale = DbScale()
 
 
+class DemFile(_Frozen):
+    """A GeoTIFF of heights in metres; a recipe may name the path alone.
+
+    What the file holds belongs to the recipe, where it lies does not: ``path`` is left out of every dump.
+    ``fingerprint`` is of its size and of 64 megabytes spread over it (of the whole file up to that size).
+    """
+
+    path: str | None = Field(default=None, exclude=True)
+    fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look(cls, value: Any) -> Any:
+        fields = {"path": value} if isinstance(value, str) else value
+        if not isinstance(fields, dict) or not fields.get("path"):
+            return fields
+        path = Path(fields["path"]).resolve()  # workers stand in other folders
+        if not path.is_file():
+            raise ValueError(f"there is no DEM at {path}")
+        found = _fingerprint(path)
+        if fields.get("fingerprint") not in (None, found):
+            raise ValueError(f"{path} has the fingerprint {found}, this recipe was made with {fields['fingerprint']}")
+        return {"path": str(path), "fingerprint": found}
+
+
+def _fingerprint(path: Path) -> str:
+    """Give SHA-256 of a file's size and of 64 evenly spread megabytes of it."""
+    size, part = path.stat().st_size, 1 << 20
+    found = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for i in range(64):
+            file.seek(max(size - part, 0) * i // 63 if size > 64 * part else i * part)
+            found.update(file.read(part))
+    return found.hexdigest()
+
+
 class GridRules(_Frozen):
     """On which grid scenes are cut: their own, or UTM at ``spacing_m`` by range-Doppler geocoding over a DEM.
 
-    ``dem`` is a GeoTIFF of heights, ``orbits`` a folder of precise orbit files (EOF); without them the heights and
-    orbits of the product's own annotation are used.
+    ``epsg`` is the UTM zone (326xx or 327xx) that all scenes are put on; without it each takes that of its middle.
+    ``dem`` is a GeoTIFF of heights over what ``dem_datum`` says, ``orbits`` a folder of precise orbit files (EOF);
+    without them the heights and orbits of the product's own annotation are used. Where the folder lies does not
+    belong to the recipe: which of its files was used is part of a scene's fingerprint.
+
+    ``mask`` makes no data of what the DEM hides from the radar (shadow), and also of what it lays over other ground.
+    Flattened power is no data where less than ``min_area_share`` of the area of level ground is seen (Small 2011).
     """
 
     kind: Literal["native", "utm"] = "native"
     spacing_m: float = Field(default=10.0, gt=0)
-    dem: str | None = None
-    orbits: str | None = None
+    epsg: int | None = None
+    dem: DemFile | None = None
+    dem_datum: Literal["ellipsoid", "egm2008", "egm96"] | None = None
+    orbits: str | None = Field(default=None, exclude=True)
+    resampling: Literal["nearest", "bilinear"] = "bilinear"
+    mask: Literal["none", "shadow", "shadow-layover"] = "shadow"
+    min_area_share: float = Field(default=0.05, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.dem is not None and self.dem_datum is None:
+            raise ValueError("dem without dem_datum: say whether its heights are over the ellipsoid, egm2008 or egm96")
+        if self.kind == "native" and (self.dem is not None or self.orbits is not None):
+            raise ValueError("dem and orbits place pixels on a map: they need kind utm")
+        return self
+
+    @field_validator("orbits")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        return None if value is None else str(Path(value).resolve())  # workers stand in other folders
+
+
+class LandFile(_Frozen):
+    """Polygons of land, GeoJSON or GeoParquet in WGS 84 longitude and latitude; a recipe may name the path alone.
+
+    What the file holds belongs to the recipe, where it lies does not: ``path`` is left out of every dump.
+    """
+
+    path: str | None = Field(default=None, exclude=True)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look(cls, value: Any) -> Any:
+        fields = {"path": value} if isinstance(value, str) else value
+        if not isinstance(fields, dict) or not fields.get("path"):
+            return fields
+        path = Path(fields["path"]).resolve()  # workers stand in other folders
+        if not path.is_file():
+            raise ValueError(f"there is no file of land polygons at {path}")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if fields.get("sha256") not in (None, found):
+            raise ValueError(f"{path} has the SHA-256 {found}, this recipe was made with {fields['sha256']}")
+        return {"path": str(path), "sha256": found}
 
 
 class TileRules(_Frozen):
-    """How a scene is cut: size and overlap in pixels; tiles with more no-data than the limit are left out."""
+    """How a scene is cut, and which tiles are left out: size and overlap in pixels, limits as shares and decibels.
+
+    ``min_contrast_db`` holds for ``contrast_db`` of ingest.quality. Limits on land and water hold for shares of a
+    tile's ground: by the product's own mask if it has one, else by ``land``; where neither tells, a limit leaves the
+    tile out.
+    """
 
     size: int = Field(default=256, ge=8, le=8192)
     overlap: int = Field(default=0, ge=0)
     max_no_data_share: float = Field(default=0.25, ge=0, le=1)
+    min_contrast_db: float = Field(default=0.0, ge=0)
+    land: LandFile | None = None
+    min_land_share: float = Field(default=0.0, ge=0, le=1)
+    max_water_share: float = Field(default=1.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _advances(self) -> Self:
         if self.overlap >= self.size:
             raise ValueError(f"an overlap of {self.overlap} px leaves nothing of tiles of {self.size} px")
+        if self.min_contrast_db > 0 and self.size < 32:
+            raise ValueError(f"contrast is measured between blocks of 16 px: a tile of {self.size} px has too few")
+        return self
+
+
+class Sampling(_Frozen):
+    """Which of a scene's tiles are kept, so that oceans and deserts do not swamp a corpus; ingest.sampling says how.
+
+    ``keep`` gives the share that is kept of a stratum ("water-flat-dark") or of a group of them ("water",
+    "land-flat"); the longest name counts, and 1 where there is none. ``max_tiles_per_stratum`` and
+    ``max_tiles_per_scene`` hold for each scene. Water has less land than the first of ``land_edges``, land more than
+    the second, coast lies between; a tile is flat below a contrast of ``flat_below_db``, dark below a mean of
+    ``dark_below_db`` in its first band. Another ``seed`` keeps other tiles.
+    """
+
+    keep: dict[str, float] = Field(default_factory=dict)
+    max_tiles_per_stratum: int | None = Field(default=None, ge=1)
+    max_tiles_per_scene: int | None = Field(default=None, ge=1)
+    land_edges: tuple[float, float] = (0.05, 0.95)
+    flat_below_db: float = Field(default=1.0, ge=0)
+    dark_below_db: float = -15.0
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if not 0 <= self.land_edges[0] <= self.land_edges[1] <= 1:
+            raise ValueError(f"land_edges {self.land_edges}: expected two shares, the lower first")
+        for name, share in self.keep.items():
+            if not STRATUM.fullmatch(name):
+                raise ValueError(
+                    f"keep: no stratum {name!r}; expected water, coast, land or unknown, then -flat or -varied,"
+                    " then -dark or -bright, or the first one or two of these"
+                )
+            if not 0 <= share <= 1:
+                raise ValueError(f"keep: {name} {share} is not a share from 0 to 1")
         return self
 
 
@@ -87,6 +241,7 @@ class Recipe(_Frozen):
     pixels: Pixels = Pixels()
     grid: GridRules = GridRules()
     tiles: TileRules = TileRules()
+    sampling: Sampling = Sampling()
     shards: ShardRules = ShardRules()
 
     @property

@@ -64,17 +64,22 @@ def simulate_alos2(
     start: datetime | None = None,
     field_spread: float = 0.0,
     truth: bool = False,
+    level: str = "1.5",
 ) -> Path:
-    """Write an ALOS-2 FBD L1.5 GUA product (CEOS, UTM, 6.25 m) of simulated land; give the path of its folder.
+    """Write an ALOS-2 fine-beam product (CEOS) of simulated land; give the path of its folder.
+
+    Levels 1.5, 2.1 and 3.1 lie on a UTM map of 6.25 m, level 1.1 is complex in slant range. Two polarisations make
+    FBD, four FBQ.
 
     Places, labels and truth as for :func:`simulate_sentinel1`; the same seed and place show the same ground.
-    Speckle has 3 looks; the calibration factor is -83 dB. Raises UsageError.
+    Speckle has 3 looks, at level 1.1 one; the calibration factor is -83 dB. Raises UsageError.
     """
     check_request(rows, cols, seed, lon, lat, polarisations)
     when = start or _FIRST_ALOS2 + timedelta(days=14 * (seed % 100))
     _write_legend(folder)
     place = Place(lon, lat)
-    return write_ceos(folder, place, (rows, cols), _utc(when), Land(seed, field_spread), polarisations, truth)
+    land = Land(seed, field_spread)
+    return write_ceos(folder, place, (rows, cols), _utc(when), land, polarisations, truth, level)
 
 
 def simulate_catalog(folder: Path, *, scenes: int, rows: int, cols: int, seed: int) -> Path:

@@ -1,12 +1,12 @@
 """What a report shows of a scene, gathered while its tiles pass: a quicklook and a histogram per polarisation."""
 
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.tile import NO_DATA, DbScale, Tile
+from ingest.quality import add_to_summary
+from shards.tile import MOST_CODE, DbScale, Tile
 
 QUICKLOOK_PX = 384
 BIN_DB = 0.5
@@ -14,47 +14,42 @@ FIRST_DB, LAST_DB = -50.0, 20.0
 
 
 class SceneSummary:
-    """Block means of all tiles of one scene on a small canvas, and counts per half decibel."""
+    """Block means of all tiles of one scene on a small canvas, and counts per half decibel: sums of whole numbers,
+    so that they are exact in any order.
+    """
 
     def __init__(self, shape: tuple[int, int], polarisations: tuple[str, ...], scale: DbScale) -> None:
         self.factor = max(1, -(-max(shape) // QUICKLOOK_PX))
         self.polarisations = polarisations
         self.scale = scale
         canvas = (len(polarisations), -(-shape[0] // self.factor), -(-shape[1] // self.factor))
-        self._sum: NDArray[np.float64] = np.zeros(canvas)
+        self._sum: NDArray[np.int64] = np.zeros(canvas, np.int64)
         self._count: NDArray[np.int64] = np.zeros(canvas, np.int64)
-        self._bins: NDArray[np.int64] = np.zeros((canvas[0], round((LAST_DB - FIRST_DB) / BIN_DB)), np.int64)
+        self._codes: NDArray[np.int64] = np.zeros((canvas[0], MOST_CODE + 1), np.int64)
 
     def add(self, tile: Tile) -> None:
         """Take the tile's pixels into account."""
-        level = self.scale.decode(tile.pixels)
-        valid = tile.pixels != NO_DATA
         row, col, rows, cols = tile.meta["window"]
-        rows, cols = min(rows, level.shape[1]), min(cols, level.shape[2])
-        level, valid = level[:, :rows, :cols], valid[:, :rows, :cols]
-        row_cells, row_starts = self._cells(row, rows)
-        col_cells, col_starts = self._cells(col, cols)
-        where = np.ix_(np.arange(level.shape[0]), row_cells, col_cells)
-        self._sum[where] += _block_sums(np.where(valid, level, 0.0).astype(np.float64), row_starts, col_starts)
-        self._count[where] += _block_sums(valid.astype(np.int64), row_starts, col_starts)
-        for band in range(level.shape[0]):
-            bins = ((level[band][valid[band]] - FIRST_DB) / BIN_DB).astype(np.int64)
-            self._bins[band] += np.bincount(np.clip(bins, 0, self._bins.shape[1] - 1), minlength=self._bins.shape[1])
-
-    def _cells(self, start: int, length: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        cells, starts = np.unique((start + np.arange(length)) // self.factor, return_index=True)
-        return cells, starts
+        rows, cols = min(rows, tile.pixels.shape[1]), min(cols, tile.pixels.shape[2])
+        pixels = np.ascontiguousarray(tile.pixels)
+        add_to_summary(pixels, row, col, rows, cols, self.factor, self._sum, self._count, self._codes)
 
     def histograms(self) -> dict[str, list[int]]:
-        """Give counts per half decibel from -50 to 20 dB, per polarisation."""
-        return {name: self._bins[band].tolist() for band, name in enumerate(self.polarisations)}
+        """Give counts per half decibel from -50 to 20 dB, per polarisation; the ends take what lies beyond."""
+        number = round((LAST_DB - FIRST_DB) / BIN_DB)
+        level = self.scale.floor_db + np.arange(MOST_CODE) * self.scale.step_db
+        # Levels lie on a raster of their own: a hair is added so that rounding never moves one over an edge.
+        at = np.clip(np.floor((level - FIRST_DB) / BIN_DB + 1e-6), 0, number - 1)
+        bins = [np.bincount(at.astype(np.intp), codes[1:], number).astype(np.int64) for codes in self._codes]
+        return {name: bins[band].tolist() for band, name in enumerate(self.polarisations)}
 
     def quicklook(self) -> bytes:
         """Give a PNG: one band in grey, two as (first, second, first - second) in red, green and blue."""
         from PIL import Image
 
         with np.errstate(invalid="ignore"):
-            level = np.where(self._count > 0, self._sum / np.maximum(self._count, 1), np.nan)
+            code = np.where(self._count > 0, self._sum / np.maximum(self._count, 1), np.nan)
+        level = self.scale.floor_db + (code - 1) * self.scale.step_db
         layers = [_stretch(band) for band in level[:2]]
         if len(layers) == 2:
             layers.append(_stretch(level[0] - level[1]))
@@ -62,10 +57,6 @@ class SceneSummary:
         buffer = BytesIO()
         Image.fromarray(picture).save(buffer, format="PNG", optimize=False)
         return buffer.getvalue()
-
-
-def _block_sums(values: NDArray[Any], rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[Any]:
-    return np.add.reduceat(np.add.reduceat(values, rows, axis=1), cols, axis=2)
 
 
 def _stretch(level: NDArray[np.float64]) -> NDArray[np.uint8]:

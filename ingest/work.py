@@ -1,7 +1,6 @@
 """One unit of a build, done by one worker: open, cut, write shards, and leave a record that it is done."""
 
 import json
-import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,9 +16,13 @@ from infra.store import Corrupt, NotFound, Store, open_store
 from ingest.catalog import Product, Unit
 from ingest.chips import ChipSource, open_chip
 from ingest.despeckle import Despeckled
+from ingest.geocode import placed
+from ingest.href import place_of, split_part
 from ingest.labels import Labelled
 from ingest.open import open_scene
+from ingest.quarantine import Reject, rejected
 from ingest.recipe import Recipe
+from ingest.sampling import Tally, sample
 from ingest.scene import Scene, SceneRejected
 from ingest.summary import SceneSummary
 from ingest.tiling import cut
@@ -37,16 +40,17 @@ class Work:
     recipe: Recipe
 
 
+_Opened = tuple[Product | ChipSource, Scene]
+
+
 @dataclass(slots=True)
 class _Gathered:
     sources: list[Source] = field(default_factory=list)
-    rejects: list[dict[str, str]] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    left_out: list[Reject] = field(default_factory=list)
     quicklooks: dict[str, bytes] = field(default_factory=dict)
     histograms: list[dict[str, Any]] = field(default_factory=list)
-
-    def reject(self, source: str, stage: str, error: SceneRejected) -> None:
-        kind = type(error).__name__
-        self.rejects.append({"source": source, "stage": stage, "kind": kind, "reason": str(error)})
+    tally: Tally = field(default_factory=Tally)
 
 
 def open_source(source: Product | ChipSource, recipe: Recipe) -> Scene:
@@ -57,9 +61,12 @@ def open_source(source: Product | ChipSource, recipe: Recipe) -> Scene:
             scene = stack.enter_context(open_chip(source))
         else:
             scene = stack.enter_context(open_scene(source.path, recipe.pixels))
+            product = scene
             if source.labels is not None:
                 scene = Labelled(scene, source.labels)
         scene = Despeckled(scene, recipe.pixels.speckle)
+        if isinstance(source, Product):
+            scene = placed(scene, product, recipe)
         stack.pop_all()
     return scene
 
@@ -67,17 +74,17 @@ def open_source(source: Product | ChipSource, recipe: Recipe) -> Scene:
 def build_unit(work: Work) -> dict[str, Any]:
     """Do one unit and give its record, or the record of an earlier run of the same unit.
 
-    A record lists shards, sources and histograms, and is put last: without it the unit was never done. A unit with
-    rejects leaves none, so that it is done again.
+    A record lists shards, sources, counts and scenes of which the recipe wants no tile, and is put last: without it
+    the unit was never done. A unit with rejects leaves none, so that it is done again.
     """
     gathered = _Gathered()
     with ExitStack() as stack:
-        opened = [stack.enter_context(scene) for scene in _open_all(work, gathered)]
+        opened = [(source, stack.enter_context(scene)) for source, scene in _open_all(work, gathered)]
         return _build_opened(work, open_store(work.out), opened, gathered)
 
 
-def _build_opened(work: Work, store: Store, opened: list[Scene], gathered: _Gathered) -> dict[str, Any]:
-    name = _record_name(work, opened)
+def _build_opened(work: Work, store: Store, opened: list[_Opened], gathered: _Gathered) -> dict[str, Any]:
+    name = _record_name(work, [scene for _, scene in opened])
     if not gathered.rejects and (earlier := _whole_record(store, name)):
         return {**earlier, "resumed": True}
     written = write_unit(
@@ -87,16 +94,18 @@ def _build_opened(work: Work, store: Store, opened: list[Scene], gathered: _Gath
         work.recipe.shards.codec,
         round(work.recipe.shards.max_mb * 1e6),
     )
-    if not gathered.sources:
-        return {"unit": work.unit.name, "name": name, "rejects": gathered.rejects, "sources": [], "shards": []}
     record = {
         "unit": work.unit.name,
         "name": name,
         "shards": [shard.model_dump(mode="json") for shard in written.shards],
         "sources": [source.model_dump(mode="json") for source in gathered.sources],
         "histograms": gathered.histograms,
+        "tally": gathered.tally.as_json(),
+        "left_out": gathered.left_out,
         "rejects": gathered.rejects,
     }
+    if gathered.rejects and not gathered.sources:
+        return record
     for scene, png in gathered.quicklooks.items():
         store.put(quicklook_key(name, scene), png)
     store.put(f"units/{name}.parquet", _parquet(written.rows))
@@ -121,41 +130,47 @@ def _parquet(rows: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _open_all(work: Work, gathered: _Gathered) -> Iterator[Scene]:
+def _open_all(work: Work, gathered: _Gathered) -> Iterator[_Opened]:
     for source in work.unit.sources:
         try:
             scene = open_source(source, work.recipe)
         except SceneRejected as error:
-            gathered.reject(_source_name(source), "open", error)
+            gathered.rejects.append(rejected(source, "open", error))
         else:
-            yield scene
+            yield source, scene
 
 
-def _tiles(scenes: list[Scene], recipe: Recipe, gathered: _Gathered, whole: bool) -> Iterator[Tile]:
+def _tiles(opened: list[_Opened], recipe: Recipe, gathered: _Gathered, whole: bool) -> Iterator[Tile]:
     """Tiles of all scenes. In a group (``whole``) a scene's tiles are held back until all of them are good."""
-    for scene in scenes:
+    for source, scene in opened:
         info = scene.info
         summary = SceneSummary(info.shape, info.polarisations, recipe.pixels.scale)
-        count = 0
+        count, tally = 0, Tally()
         try:
-            tiles = cut(scene, recipe.tiles, recipe.pixels.scale)
+            tiles = sample(cut(scene, recipe.tiles, recipe.pixels.scale, tally.dropped), recipe.sampling, tally)
             for tile in list(tiles) if whole else tiles:
                 summary.add(tile)
                 count += 1
                 yield tile
+            gathered.tally.add(tally)
             if count == 0:
-                raise SceneRejected(f"{info.id}: no tile keeps to the recipe's limit of no-data; nothing to store")
+                _leave_out(source, info.id, tally, gathered)
+                continue
             gathered.sources.append(_source(scene, count))
             gathered.quicklooks[info.id] = summary.quicklook()
             gathered.histograms.append({"scene": info.id, "sensor": info.sensor, "bands": summary.histograms()})
         except SceneRejected as error:
-            gathered.reject(info.id, "read", error)
+            gathered.rejects.append(rejected(source, "read", error))
 
 
-def unexpected(unit: Unit, error: Exception) -> dict[str, str]:
-    """Describe what nobody foresaw, with its traceback, as a reject of the whole unit."""
-    trace = "".join(traceback.format_exception(error))[-4000:]
-    return {"source": unit.name, "stage": "work", "kind": type(error).__name__, "reason": str(error), "trace": trace}
+def _leave_out(source: Product | ChipSource, name: str, tally: Tally, gathered: _Gathered) -> None:
+    """Set a scene without tiles aside: as bad where it holds no data, apart where the recipe wants none of it."""
+    if set(tally.dropped) == {"no-data"}:
+        error = SceneRejected(f"{name}: no tile keeps to the recipe's limit of no-data; nothing to store")
+        gathered.rejects.append(rejected(source, "tiles", error))
+    else:
+        why = f"the recipe wants no tile of it: {tally.reasons()}"
+        gathered.left_out.append({"source": name, "stage": "tiles", "kind": "LeftOut", "reason": why})
 
 
 def _source(scene: Scene, tiles: int) -> Source:
@@ -179,10 +194,6 @@ def _source(scene: Scene, tiles: int) -> Source:
     )
 
 
-def _source_name(source: Product | ChipSource) -> str:
-    return source.name if isinstance(source, Product) else source.id
-
-
 def _record_name(work: Work, scenes: list[Scene]) -> str:
     """Name a unit by all that its result depends on. A product's files also count by size and time of change:
     fingerprints look at the ends of large files only, and a mended download must be read again.
@@ -194,7 +205,10 @@ def _record_name(work: Work, scenes: list[Scene]) -> str:
 
 
 def _stamps(product: Product) -> list[tuple[str, int, int]]:
-    path = Path(product.path)
+    whole, _ = split_part(product.path)
+    if place_of(whole) != "local":
+        return []  # objects appear whole or not at all, and their sizes are in the fingerprint
+    path = Path(whole)
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
     return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from rasterio.windows import Window as RasterWindow
 from sentinel1_products import IPF_331, IPF_340, images, shape_of, unpack, write_pixels
 
-from ingest.annotation import read_calibration, read_noise
 from ingest.calibrate import Calibration
+from ingest.lut import read_calibration, read_noise
 from ingest.scene import Window
 from ingest.truth import Land, speckle
 

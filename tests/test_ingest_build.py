@@ -72,7 +72,7 @@ def test_everything_promised_is_there(corpus: Path) -> None:
     page = (corpus / "report.html").read_text()
     for source in manifest.sources:
         assert source.id in page
-    assert page.count("data:image/png;base64,") == 2 + 7
+    assert page.count("data:image/png;base64,") == 3 + 7
 
 
 # webdataset leaves its files to the garbage collector.

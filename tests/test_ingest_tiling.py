@@ -33,6 +33,7 @@ class ComputedScene:
     id: str = "SCENE_1"
     placed: bool = True
     hole: tuple[slice, slice] | None = None
+    west: float = 10.0
     read: list[Window] = field(default_factory=list)
 
     @property
@@ -40,7 +41,8 @@ class ComputedScene:
         return SceneInfo(
             id=self.id, sensor="sentinel-1", product="GRDH", mode="IW", polarisations=self.bands,
             shape=(self.rows, self.cols), spacing_m=(10.0, 10.0), looks=4.4, time="2024-05-06T07:08:09Z",
-            orbit="ascending", fingerprint="0" * 64, footprint=None,
+            orbit="ascending", fingerprint="0" * 64, footprint=None, quantity="gamma0", platform="S1A",
+            processing="Sentinel-1 IPF 003.40",
         )  # fmt: skip
 
     def power(self, window: Window) -> NDArray[np.float32]:
@@ -66,7 +68,10 @@ class ComputedScene:
         return ((i // 5 + j // 7) % 9).astype(np.uint8)
 
     def locate(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        return np.stack([10 + cols * 1e-4, 50 - rows * 1e-4], axis=1) if self.placed else None
+        return np.stack([self.west + cols * 1e-4, 50 - rows * 1e-4], axis=1) if self.placed else None
+
+    def incidence_deg(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        return 30 + cols * 0.01 + rows * 0.0001 if self.placed else None
 
     def __enter__(self) -> Self:
         return self
@@ -139,12 +144,20 @@ def test_what_a_tile_says_of_itself() -> None:
     scene = ComputedScene(100, 130)
     tile = by_place(list(cut(Despeckled(scene, PLAIN), rules(64), SCALE)))[36, 66]
     power = scene.power(Window(36, 66, 64, 64)).astype(np.float64)
-    mean_db = tile.meta["mean_db"]
-    assert mean_db == pytest.approx(list(10 * np.log10(power.mean(axis=(1, 2)))), abs=6e-4)
+    measured = {name: tile.meta[name] for name in ("mean_db", "std_db", "p02_db", "p98_db", "contrast_db")}
+    assert measured["mean_db"] == pytest.approx(list(10 * np.log10(power.mean(axis=(1, 2)))), abs=6e-4)
+    level = 10 * np.log10(power).reshape(2, -1)
+    assert measured["std_db"] == pytest.approx(list(level.std(axis=1)), abs=2e-3)
+    for name, q in (("p02_db", 2), ("p98_db", 98)):
+        assert measured[name] == pytest.approx(np.percentile(level, q, axis=1, method="inverted_cdf"), abs=2e-3)
+    blocks = 10 * np.log10(power[0].reshape(4, 16, 4, 16).mean(axis=(1, 3)))
+    assert measured["contrast_db"] == pytest.approx(blocks.std(), abs=6e-4)
     expected = {
         "scene": "SCENE_1", "sensor": "sentinel-1", "product": "GRDH", "mode": "IW", "polarisations": ["VV", "VH"],
         "window": [36, 66, 64, 64], "time": "2024-05-06T07:08:09Z", "orbit": "ascending", "looks": 4.4,
-        "spacing_m": [10.0, 10.0], "valid_share": 1.0, "mean_db": mean_db,
+        "spacing_m": [10.0, 10.0], "valid_share": 1.0, "quantity": "gamma0", "platform": "S1A",
+        "processing": "Sentinel-1 IPF 003.40", "incidence_deg": round(30 + 97.5 * 0.01 + 67.5 * 0.0001, 3),
+        "land_share": None, "water_share": None, **measured,
         "footprint": [[10.00655, 49.99645], [10.01295, 49.99645], [10.01295, 49.99005], [10.00655, 49.99005]],
     }  # fmt: skip
     assert json.loads(json.dumps(tile.meta)) == expected
@@ -156,7 +169,7 @@ def test_what_a_tile_says_of_itself() -> None:
 def test_a_scene_without_place_and_with_looks_of_the_recipe() -> None:
     scene = ComputedScene(40, 40, placed=False)
     (tile,) = cut(Despeckled(scene, SpeckleRules(kind="lee", size=5, looks=2.0)), rules(40), SCALE)
-    assert tile.meta["footprint"] is None
+    assert (tile.meta["footprint"], tile.meta["incidence_deg"]) == (None, None)
     assert tile.meta["looks"] == 2.0
     expected = filter_power(scene.power(Window(0, 0, 40, 40)), "lee", 5, 2.0)
     np.testing.assert_array_equal(tile.pixels, SCALE.encode(expected))
@@ -251,8 +264,6 @@ def test_memory_does_not_grow_with_the_scene(monkeypatch) -> None:
 
 
 def test_a_wide_scene_is_read_in_whole_blocks_with_little_twice() -> None:
-    scene = ComputedScene(1030, 26_000, bands=("VV",))
-    grid = tiling._blocks((1030, 26_000), rules(256))
-    read = [tiling._grow(tiling._hull(block), 3, scene.info.shape) for block in grid]
+    read = [tiling._hull(block) for block in tiling._blocks((1030, 26_000), rules(256))]
     assert sum(w.rows * w.cols for w in read) < 1.3 * 1030 * 26_000
     assert max(w.rows * w.cols for w in read) < 9_000_000
