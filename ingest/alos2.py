@@ -9,7 +9,7 @@ from ingest.alos2_geotiff import open_geotiff
 from ingest.alos2_mosaic import open_mosaic
 from ingest.alos2_scansar import open_scansar
 from ingest.alos2_scene import Alos2Scene
-from ingest.href import split_part
+from ingest.href import place_of, split_part
 from ingest.recipe import Pixels
 from ingest.scene import SceneRejected
 
@@ -24,6 +24,8 @@ def open_alos2(path: str, pixels: Pixels = _PIXELS) -> Alos2Scene:
     not complete, not known, or cannot give the quantity of ``pixels``.
     """
     whole, part = split_part(path)
+    if place_of(whole) != "local":
+        raise SceneRejected(f"{path}: ALOS-2 products are not read from stores: copy it to a disk and name that path")
     place = Path(whole)
     if is_archive(place):
         return open_mosaic(place, choose(place, part, list_archive(place)), pixels)

@@ -10,10 +10,11 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
+from infra.store import Full
 from ingest.scene import SceneRejected
 
 MAX_MEMBERS = 1000
@@ -48,17 +49,33 @@ def unpack(path: Path, wanted: Mapping[str, str], stack: ExitStack) -> dict[str,
         if (role := roles.get(name)) is None:
             continue
         found[role] = folder / f"{role}{Path(name).suffix}"
-        try:
-            with found[role].open("wb") as out:
-                while piece := member.read(_COPY_BYTES):
-                    out.write(piece)
-        except _DAMAGED as error:
-            raise SceneRejected(f"{path} member {name} cannot be read: {error}; fetch the archive again") from error
+        with _room(folder), found[role].open("wb") as out:
+            for piece in _pieces(path, name, member):
+                out.write(piece)
         if len(found) == len(roles):
             break
     if missing := set(roles.values()) - found.keys():
         raise SceneRejected(f"{path} has no {', '.join(sorted(missing))}: the archive is incomplete")
     return found
+
+
+def _pieces(path: Path, name: str, member: IO[bytes]) -> Iterator[bytes]:
+    try:
+        while piece := member.read(_COPY_BYTES):
+            yield piece
+    except _DAMAGED as error:
+        raise SceneRejected(f"{path} member {name} cannot be read: {error}; fetch the archive again") from error
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Tell a disk that takes no more from an archive that gives no more: the first is no fault of the scene."""
+    try:
+        yield
+    except OSError as error:
+        raise Full(
+            f"{folder} cannot be written: {error.strerror}; make room, or let TMPDIR name another disk"
+        ) from error
 
 
 def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:

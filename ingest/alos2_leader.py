@@ -122,6 +122,15 @@ def start_of(summary: dict[str, str]) -> str | None:
     return iso(start) if start else None
 
 
+def stated_time(text: str | None) -> str | None:
+    """Give a time that a product's XML states in ISO 8601 (without a zone it is UTC), None where it is no time."""
+    try:
+        moment = datetime.fromisoformat(text or "")
+        return text if (text or "").endswith("Z") else iso(moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC))
+    except (ValueError, OverflowError):
+        return None
+
+
 def iso(moment: datetime) -> str:
     """Write a moment as ISO 8601 with microseconds and Z."""
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

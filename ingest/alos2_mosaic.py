@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ingest.alos2_archive import unpack
 from ingest.alos2_files import Product, fingerprint, read_xml
-from ingest.alos2_leader import iso
+from ingest.alos2_leader import iso, stated_time
 from ingest.alos2_rasters import CALIBRATION_DB, RasterAngles, Rasters, open_rasters
 from ingest.alos2_scene import Alos2Scene, ground_points, relative
 from ingest.recipe import Pixels
@@ -131,7 +131,7 @@ def _time(rasters: Rasters, root: Element | None) -> tuple[str | None, list[str]
     if days is None:
         return None, ["the time of sensing is not known: no pixel has a date"]
     first, last = (_LAUNCH + timedelta(days=day) for day in days)
-    stated = _text(root, "SourceAttributes/SourceDataAcquisitionTime/UTCStartTime") or ""
+    stated = stated_time(_text(root, "SourceAttributes/SourceDataAcquisitionTime/UTCStartTime")) or ""
     if first == last:
         return (stated if stated.startswith(f"{first:%Y-%m-%d}T") else iso(first)), []
     return iso(first), [f"the tile has passes from {first:%Y-%m-%d} to {last:%Y-%m-%d}; its time is the earliest"]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.alos2_files import Product, fingerprint, read_xml
+from ingest.alos2_leader import stated_time
 from ingest.alos2_rasters import CALIBRATION_DB, RasterAngles, Rasters, open_rasters
 from ingest.alos2_scene import Alos2Scene, ground_points, relative
 from ingest.recipe import Pixels
@@ -56,7 +57,7 @@ def open_scansar(folder: Path, product: Product, pixels: Pixels) -> Alos2Scene:
 
 
 def _scene_info(folder: Path, product: Product, rasters: Rasters, root: Element | None) -> SceneInfo:
-    time = _text(root, "SourceAttributes/SourceDataAcquisitionTime/StartTime")
+    time = stated_time(_text(root, "SourceAttributes/SourceDataAcquisitionTime/StartTime"))
     facts = [
         _text(root, f"CARD4LProductAttributes/DataAccess/{name}") for name in ("ProcessingFacility", "SoftwareVersion")
     ]

@@ -94,7 +94,8 @@ def _ipf(root: Element) -> str | None:
 def _version(text_: str | None) -> tuple[int, int] | None:
     """Give "003.40" as (3, 40)."""
     major, _, minor = (text_ or "").partition(".")
-    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+    known = major.isdecimal() and minor.isdecimal() and len(text_ or "") < 20
+    return (int(major), int(minor)) if known else None
 
 
 def _all(root: Element, local_name: str) -> Iterator[Element]:
@@ -115,8 +116,8 @@ def read_image(root: Element, name: str) -> Image:
         mode=text(root, "adsHeader/mode", name),
         swath=text(root, "adsHeader/swath", name),
         product_type=text(root, "adsHeader/productType", name),
-        start=text(root, "adsHeader/startTime", name),
-        stop=text(root, "adsHeader/stopTime", name),
+        start=str(moment(root, "adsHeader/startTime", name)),
+        stop=str(moment(root, "adsHeader/stopTime", name)),
         absolute_orbit=integer(root, "adsHeader/absoluteOrbitNumber", name),
         data_take=integer(root, "adsHeader/missionDataTakeId", name),
         line_interval_s=_line_interval(root, info + "azimuthTimeInterval", name),
@@ -124,8 +125,8 @@ def read_image(root: Element, name: str) -> Image:
         orbit=text(root, "generalAnnotation/productInformation/pass", name).lower(),
         shape=shape,
         spacing_m=(
-            number(root, info + "azimuthPixelSpacing", name),
-            number(root, info + "rangePixelSpacing", name),
+            _spacing_m(root, info + "azimuthPixelSpacing", name),
+            _spacing_m(root, info + "rangePixelSpacing", name),
         ),
         noise_removed=(root.findtext(done + "thermalNoiseCorrectionPerformed") or "").strip() == "true",
         composition=(root.findtext(info + "productComposition") or "").strip(),
@@ -137,6 +138,13 @@ def _line_interval(root: Element, path: str, name: str) -> float:
     found = number(root, path, name)
     if not 1e-5 < found < 1:
         raise SceneRejected(f"{name}: {path} is {found}, expected some milliseconds; the file is damaged")
+    return found
+
+
+def _spacing_m(root: Element, path: str, name: str) -> float:
+    found = number(root, path, name)
+    if not 0.1 < found < 1000:
+        raise SceneRejected(f"{name}: {path} is {found}, expected metres between pixels; the file is damaged")
     return found
 
 

@@ -1,8 +1,11 @@
 """``ingest build-sarsense``: every unit of a catalog becomes shards, and all of them one manifest."""
 
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
@@ -78,8 +81,9 @@ def build(
 
     ``workers`` limits how many units are done at once (default: the cluster's CPUs). ``progress`` is told how many
     units are done, tiles stored and sources rejected. Raises a storage error before any work where ``out`` cannot be
-    written, ConflictError where another build published there meanwhile; a rejected source never stops the others,
-    unless there are more than ``max_failures`` ("20", "5%"): then TooManyFailures, and nothing is published.
+    written, ConflictError where another build published there meanwhile, of which nothing is then changed; a rejected
+    source never stops the others, unless there are more than ``max_failures`` ("20", "5%"): then TooManyFailures, and
+    nothing is published. SIGTERM ends it as Ctrl-C does, by KeyboardInterrupt.
     """
     if out.startswith("memory:"):
         raise UsageError(f"--out {out}: workers are other processes and do not share memory; give a folder or S3")
@@ -97,24 +101,55 @@ def build(
     so_far = _Progress(progress, allowed, rejects)
     try:
         so_far.check()
-        with session(address, workers) as cpus:
+        with session(address, workers) as cpus, _stoppable(so_far, len(catalog.units)):
             slots = max(1, min(workers or cpus, cpus))
             copies = find_copies(catalog.units, recipe.pixels, slots)
             _run(catalog.units, copies, recipe, store, slots, so_far)
+            return _finish(catalog, copies, recipe, store, before, so_far)
     except TooManyFailures:
         write_quarantine(store, rejects, forget=False)
         raise
-    records = so_far.records
-    rejects.sort(key=lambda reject: (reject["source"], reject["stage"]))
-    write_quarantine(store, rejects, forget=True)
+
+
+@contextmanager
+def _stoppable(so_far: _Progress, units: int) -> Iterator[None]:
+    """Let SIGTERM stop the work as Ctrl-C does, with a word on what is done; a second one ends the process at once.
+
+    To be entered after a session is open: Ray takes the signal for itself then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+
+    def stop(number: int, frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        done = f"{len(so_far.records)} of {units} units are done and stay; run the same command again for the others"
+        raise KeyboardInterrupt(done) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _finish(
+    catalog: Catalog, copies: Copies, recipe: Recipe, store: Store, before: str | None, so_far: _Progress
+) -> Outcome:
+    """Publish what was done. What else lies in the corpus's place follows: it belongs to the build that published."""
+    records, rejects = so_far.records, sorted(so_far.rejects, key=lambda reject: (reject["source"], reject["stage"]))
     left_out = _left_out(copies, records)
     rows, manifest = _assemble(store, recipe, catalog, records)
     digest = None
     if manifest:
         report = build_report(store, manifest, rows, records, rejects, left_out)
         _refuse_other(store, before, manifest)
-        store.put("report.html", report)
         digest = publish(store, manifest, after=before)
+        if current_digest(store) == digest:  # else the next build was faster than this line
+            store.put("report.html", report)
+    write_quarantine(store, rejects, forget=True)
     resumed = sum(bool(record.get("resumed")) for record in records)
     tiles = manifest.tiles if manifest else 0
     return Outcome(digest, tiles, len(records), resumed, tuple(rejects), tuple(left_out))

@@ -83,13 +83,14 @@ def read_catalog(path: Path, chips_per_unit: int) -> Catalog:
     return _assemble(rows, path, chips_per_unit)
 
 
-def _scan(folder: Path) -> Iterable[Row]:
-    """Find products and chip sets below a folder, without looking inside products."""
+def _scan(folder: Path, within: frozenset[Path] = frozenset()) -> Iterable[Row]:
+    """Find products and chip sets below a folder, without looking inside products; links do not lead in circles."""
+    within |= {folder.resolve()}
     for entry in sorted(folder.iterdir()):
         if sensor_of(entry) or entry.name == CHIPS_FILE:
             yield Row(str(entry))
-        elif entry.is_dir():
-            yield from _scan(entry)
+        elif entry.is_dir() and entry.resolve() not in within:
+            yield from _scan(entry, within)
 
 
 def _assemble(rows: Iterable[Row], catalog: Path, chips_per_unit: int) -> Catalog:
@@ -104,12 +105,15 @@ def _assemble(rows: Iterable[Row], catalog: Path, chips_per_unit: int) -> Catalo
             for unit in _chip_units(Path(path), chips_per_unit, legends):
                 _add(units, unit, path)
             continue
-        sensor = sensor_of(path)
-        if sensor is None:
-            rejects.append((without_secrets(row.path), f"{path}: {what_is_wrong(path)}"))
-            continue
         try:
+            sensor = sensor_of(path)
+            if sensor is None:
+                rejects.append((without_secrets(row.path), f"{path}: {what_is_wrong(path)}"))
+                continue
             parts = parts_of(path)
+        except OSError as error:  # a name too long for a file, a folder that may not be entered
+            rejects.append((without_secrets(row.path), f"{path:.200}: {error.strerror}"))
+            continue
         except UsageError as error:  # what is wrong with a URL is wrong with this row alone
             rejects.append((path, str(error)))
             continue

@@ -111,7 +111,7 @@ def _array(name: str, values: list[Any]) -> pa.Array:
         if name in _TIMES:
             return pa.array([_utc(value) for value in values], pa.timestamp("us", tz="UTC"))
         return pa.array(values)
-    except (ValueError, TypeError):  # Arrow's own errors are of these kinds
+    except (ValueError, TypeError, OverflowError):  # Arrow's own errors are of these kinds
         return pa.array([None if v is None else json.dumps(v, sort_keys=True) for v in values])
 
 

@@ -190,7 +190,8 @@ def to_power(stored: NDArray[Any], pixels: ChipPixels, declared: float | None = 
     missing = ~(np.isfinite(x) & np.isfinite(result))
     if isinstance(no_data, int | float):
         # A float32 file holds its no-data number rounded to float32.
-        missing |= stored == (no_data if stored.dtype.kind == "f" else float(no_data))
+        with np.errstate(over="ignore"):
+            missing |= stored == (no_data if stored.dtype.kind == "f" else float(no_data))
     result[missing] = np.nan
     return result
 
@@ -232,7 +233,7 @@ def _place(dataset: Any, warnings: list[str]) -> MapPlace | GroundGrid | None:
     shape = (dataset.height, dataset.width)
     points, points_crs = dataset.gcps
     try:
-        if dataset.crs is not None:
+        if dataset.crs is not None and not dataset.transform.is_identity:
             return MapPlace(dataset.crs.to_wkt(), tuple(dataset.transform)[:6], shape, dataset.name)
         if points and points_crs is not None and points_crs.is_geographic:
             # GDAL measures from the corner of the first pixel, scenes from its centre.
@@ -284,6 +285,8 @@ def _palette(source: ChipSource, label: Any) -> NDArray[np.uint8] | None:
         return None
     if not any(isinstance(value, str) for value in source.label_map or ()):
         return None
+    if label.dtypes[0] != "uint8":
+        raise SceneRejected(f"{label.name} holds {label.dtypes[0]}, expected a palette's numbers as uint8")
     try:
         entries = label.colormap(1)
     except ValueError as error:

@@ -32,7 +32,8 @@ def composite(
     """Reduce the scenes of a year over one area to seasons: a zarr store of season x orbit x polarisation.
 
     Scenes are geocoded to one UTM grid (the recipe's DEM, orbits and flattening apply). A second run makes only what
-    is missing or has new scenes. build-sarsense cuts the store into tiles like any scene: list its path, or
+    is missing or has new scenes. Of an acquisition that was processed again the newest copy counts. build-sarsense
+    cuts the store into tiles like any scene: list its path, or
     PATH#12 for the 12 bands VV/VH, VV, VH of the ascending passes.
 
     Args:
@@ -61,7 +62,9 @@ def composite(
     grid = CompositeGrid.of_bbox(bbox, spacing_m, epsg)
     wanted = {"kind": "utm", "spacing_m": spacing_m, "epsg": grid.epsg}
     rules = rules.model_copy(update={"grid": rules.grid.model_copy(update=wanted)})
-    names = tuple(name.strip().upper() for name in polarisations.split(",") if name.strip())
+    names = tuple(dict.fromkeys(name.strip().upper() for name in polarisations.split(",") if name.strip()))
+    if not names or not {*names} <= {"VV", "VH", "HH", "HV"}:
+        raise UsageError(f"--polarisations {polarisations!r}: expected VV, VH, HH or HV, several with commas")
     listed = read_catalog(catalog, rules.shards.chips_per_unit)
     products = [source for unit in listed.units for source in unit.sources if isinstance(source, Product)]
     request = Request(out, grid, year, statistic, names, rules)
@@ -79,6 +82,7 @@ def composite(
         "scenes": outcome.scenes,
         "blocks": outcome.made,
         "resumed": outcome.resumed,
+        "copies": len(outcome.copies),
         "rejects": len(rejects),
     }
     say(json.dumps(result) if json_out else "\n".join(f"{name:8} {value}" for name, value in result.items()))

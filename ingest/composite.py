@@ -19,9 +19,10 @@ from infra.cluster import each, session
 from infra.errors import UsageError
 from infra.record import canonical_json, digest
 from infra.store import NotFound, Store, open_store
-from ingest.catalog import Product
+from ingest.catalog import Product, Unit
 from ingest.composite_array import BLOCK, create_arrays
 from ingest.composite_grid import CompositeGrid
+from ingest.duplicates import Copy, copy_of, group_copies
 from ingest.recipe import Recipe
 from ingest.scene import SceneRejected, Window
 from ingest.seasons import DIRECTIONS, SEASONS, season_of
@@ -29,7 +30,7 @@ from ingest.work import open_source
 from ingest.zarr_store import ZarrObjects
 
 Statistic = Literal["median", "mean"]
-_STRIP_BYTES = 1 << 28  # of one band over all scenes of a group: what the reduction holds at a time
+_STRIP_BYTES = 1 << 28  # of all bands and scenes of a group: what the reduction holds at a time, a few times over
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +55,21 @@ class Placed:
     season: int
     direction: int
     place: Window
+    copy: Copy | None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run did: scenes used, blocks made and blocks that were whole already, and what was set aside."""
+    """What a run did: scenes used, blocks made and blocks that were whole already, and what was set aside.
+
+    ``copies`` are products that show an acquisition of which a newer processing was used: it counts once.
+    """
 
     scenes: int
     made: int
     resumed: int
     rejects: tuple[dict[str, str], ...]
+    copies: tuple[dict[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +121,11 @@ def composite(
     create_arrays(store, request.grid, request.polarisations, recipe.pixels.scale, settings)
     with session(address, workers) as cpus:
         slots = max(1, min(workers or cpus, cpus))
-        scenes, rejects = _look_at_all(products, request, slots, progress)
+        looked, rejects = _look_at_all(products, request, slots, progress)
         _describe(store, None)  # not whole while blocks are being made
         made, resumed = 0, 0
         while True:  # again, without them, where scenes turned out to be damaged
+            scenes, copies = _without_copies(looked)
             blocks = _blocks(request, scenes)
             pending = [block for block in blocks if _mark(block) != block.made_of]
             resumed = max(resumed, len(blocks) - len(pending)) if not made else resumed
@@ -132,9 +139,11 @@ def composite(
             if not bad:
                 break
             rejects += [_reject(name, "read", why) for name, why in sorted(bad.items())]
-            scenes = [scene for scene in scenes if scene.id not in bad]
+            looked = [scene for scene in looked if scene.id not in bad]
+            if not looked:
+                raise UsageError(f"none of {len(products)} products can be read" + _first(rejects))
     _describe(store, scenes)
-    return Outcome(len(scenes), made, resumed, tuple(rejects))
+    return Outcome(len(scenes), made, resumed, tuple(rejects), tuple(copies))
 
 
 def _look_at_all(
@@ -154,9 +163,21 @@ def _look_at_all(
     if not scenes:
         raise UsageError(
             f"none of {len(products)} products shows the area between December {request.year - 1} and November "
-            f"{request.year}" + "".join(f"\n  {r['source']}: {r['reason']}" for r in rejects[:5])
+            f"{request.year}" + _first(rejects)
         )
     return sorted(scenes, key=lambda scene: scene.id), sorted(rejects, key=lambda reject: reject["source"])
+
+
+def _first(rejects: Sequence[dict[str, str]]) -> str:
+    return "".join(f"\n  {reject['source']}: {reject['reason']}" for reject in rejects[:5])
+
+
+def _without_copies(scenes: Sequence[Placed]) -> tuple[list[Placed], list[dict[str, str]]]:
+    """Leave one processing of each acquisition, the newest, and say which others were passed over."""
+    copies = group_copies(scene.copy for scene in scenes if scene.copy is not None)
+    needless = copies.needless()
+    kept = [scene for scene in scenes if scene.product.name not in needless]
+    return kept, list(copies.dropped({scene.product.name for scene in kept}))
 
 
 def _look(look: _Look) -> Placed | None:
@@ -172,7 +193,8 @@ def _look(look: _Look) -> Placed | None:
         place = Window(*request.grid.place(info), *info.shape)
         if _overlap(place, Window(0, 0, *request.grid.shape)) is None:
             return None
-        return Placed(look.product, info.id, info.fingerprint, season, DIRECTIONS.index(info.orbit), place)
+        copy = copy_of(Unit(look.product.name, (look.product,)), look.product, info)
+        return Placed(look.product, info.id, info.fingerprint, season, DIRECTIONS.index(info.orbit), place, copy)
 
 
 def _blocks(request: Request, scenes: Sequence[Placed]) -> list[_Block]:

@@ -13,6 +13,8 @@ from infra.errors import UsageError
 from ingest.scene import MapGrid, SceneInfo, SceneRejected, Window
 
 MAX_SIDE = 200_000
+_FARTHEST_DEG = 20.0
+"""East or west of a zone's middle: pixels there are larger by up to 6 % than they say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,11 @@ class CompositeGrid:
         if not (-180 <= west < east <= 180 and -80 <= south < north <= 84):
             raise UsageError(f"--bbox {bbox}: expected west < east and south < north in degrees, within -80 to 84")
         epsg = epsg or _utm_zone((west + east) / 2, (south + north) / 2)
+        if not (epsg // 100 in (326, 327) and 1 <= epsg % 100 <= 60):
+            raise UsageError(f"--epsg {epsg}: expected a UTM zone, 32601 to 32660 (north) or 32701 to 32760 (south)")
+        away = np.array([west, east]) - (6 * (epsg % 100) - 183)
+        if np.abs((away + 180) % 360 - 180).max() > _FARTHEST_DEG:
+            raise UsageError(f"--bbox {bbox} reaches too far from the middle of EPSG:{epsg} to be mapped there")
         edge = np.linspace(0, 1, 21)
         lon = np.concatenate([west + (east - west) * edge] * 2 + [np.full(21, west), np.full(21, east)])
         lat = np.concatenate([np.full(21, south), np.full(21, north)] + [south + (north - south) * edge] * 2)

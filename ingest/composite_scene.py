@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from infra.errors import UsageError
 from infra.record import digest
-from infra.store import NotFound, open_store
+from infra.store import Corrupt, NotFound, open_store
 from ingest.composite_array import FORMAT
 from ingest.composite_grid import CompositeGrid
+from ingest.href import split_part
 from ingest.mapgrid import MapPlace
 from ingest.recipe import Pixels
 from ingest.scene import SceneInfo, SceneRejected, Window
@@ -44,16 +45,22 @@ class CompositeScene:
         store = open_store(url)
         try:
             store.info("zarr.json")
-            self._group = zarr.open_group(ZarrObjects(store, read_only=True), mode="r")
-            made: Any = self._group.attrs["sarsense:composite"]
+            group = zarr.open_group(ZarrObjects(store, read_only=True), mode="r")
+            made: Any = group.attrs["sarsense:composite"]
             if made["format"] != FORMAT:
                 raise SceneRejected(f"{url} is of the format {made['format']!r}, expected {FORMAT}")
-            sources: Any = self._group.attrs["sarsense:sources"]
+            sources: Any = group.attrs["sarsense:sources"]
+            seen = {(source["season"], source["orbit"]) for source in sources}
             grid = CompositeGrid.of_record(made["grid"])
             self._scale = DbScale(**made["scale"])
-        except (NotFound, KeyError, TypeError, ValueError) as error:
+            codes: Any = group["backscatter"]
+            shape = (len(SEASONS), len(DIRECTIONS), len(made["polarisations"]), *grid.shape)
+            if (codes.shape, codes.dtype) != (shape, np.uint16):
+                found = f"{codes.shape} {codes.dtype}"
+                raise SceneRejected(f"{url} has backscatter of {found}, its attributes say {shape} uint16: remake it")
+        except (NotFound, KeyError, TypeError, ValueError, AttributeError) as error:
             raise SceneRejected(f"{url} is no finished composite: run `ingest composite` again ({error!r})") from error
-        self._bands = _bands(made["polarisations"], {(s["season"], s["orbit"]) for s in sources}, layout, url)
+        self._url, self._codes, self._bands = url, codes, _bands(made["polarisations"], seen, layout, url)
         map_grid = grid.map_grid
         self._place = MapPlace(grid.epsg, map_grid.transform, grid.shape, url)
         content = digest({"made": made, "sources": sources, "layout": layout})
@@ -80,9 +87,20 @@ class CompositeScene:
         return self._info
 
     def power(self, window: Window) -> NDArray[np.float32]:
-        """Read linear power, (bands, rows, cols) float32; NaN where no scene of the season saw the ground."""
+        """Read linear power, (bands, rows, cols) float32; NaN where no scene of the season saw the ground.
+
+        Raises SceneRejected where a shard is damaged, and StoreError where the store fails.
+        """
+        rows, cols = self._info.shape
+        if min(window) < 0 or window.row + window.rows > rows or window.col + window.cols > cols:
+            raise ValueError(f"{window} is not within the {rows} x {cols} pixels of {self._info.id}")
         inside = slice(window.row, window.row + window.rows), slice(window.col, window.col + window.cols)
-        codes = np.asarray(self._group["backscatter"][(slice(None), slice(None), slice(None), *inside)])  # type: ignore[index]
+        try:
+            codes = np.asarray(self._codes[(slice(None), slice(None), slice(None), *inside)])
+        except (Corrupt, ValueError, RuntimeError) as error:  # checksums of zarr's, decompression of blosc's
+            raise SceneRejected(
+                f"{self._url} has pixels that cannot be read ({window}): {error}; remove it and make it again"
+            ) from error
         out = np.empty((len(self._bands), window.rows, window.cols), np.float32)
         for layer, band in zip(out, self._bands, strict=True):
             level_db = self._scale.decode(codes[band.season, band.orbit, band.polarisation])
@@ -117,9 +135,9 @@ def is_composite(url: str) -> bool:
 
 def open_composite(path: str, pixels: Pixels) -> CompositeScene:
     """Open ``URL`` or ``URL#12``. Raises SceneRejected, also where its power is not the quantity that is wanted."""
-    url, _, layout = path.partition("#")
+    url, layout = split_part(path)
     try:
-        scene = CompositeScene(url, layout)
+        scene = CompositeScene(url, layout or "")
     except UsageError as error:
         raise SceneRejected(str(error)) from error
     if scene.info.quantity != pixels.quantity:

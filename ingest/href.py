@@ -9,7 +9,8 @@ from infra.errors import UsageError
 
 Place = Literal["local", "s3", "remote"]
 
-_URL = re.compile(r"\w[\w+.-]*://[^\s\"'<>]+")
+# A run of letters is looked at once, from where it begins: a server may send megabytes of them.
+_URL = re.compile(r"(?<![\w+.-])[\w+.-]*://[^\s\"'<>]+")
 _MEMBER = re.compile(r"/(manifest\.safe|(annotation|measurement|preview|support)/.*)$")
 
 

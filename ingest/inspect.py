@@ -13,7 +13,7 @@ from ingest.catalog import CHIPS_FILE
 from ingest.chip_set import chip_folder, read_chip_folder
 from ingest.chips import open_chip
 from ingest.href import place_of, split_part
-from ingest.open import open_scene, parts_of, sensor_of
+from ingest.open import Sensor, open_scene, parts_of, sensor_of
 from ingest.quicklook import Glance, glance
 from ingest.recipe import Pixels
 from ingest.scene import Scene, SceneInfo, SceneRejected
@@ -60,7 +60,8 @@ def inspect(path: str, pixels: Pixels | None = None) -> Inspection:
     with ExitStack() as stack:
         chosen, parts, scene, pixels = _open_somehow(path, pixels)
         stack.enter_context(scene)
-        return Inspection(chosen, parts, scene.info, _noise(scene.info, pixels), _incidence(scene), glance(scene))
+        noise = _noise(sensor_of(chosen), scene.info, pixels)
+        return Inspection(chosen, parts, scene.info, noise, _incidence(scene), glance(scene))
 
 
 def lines_of(found: Inspection) -> Iterator[str]:
@@ -69,11 +70,12 @@ def lines_of(found: Inspection) -> Iterator[str]:
     yield info.id
     for name, value in _facts(found):
         yield f"  {name:12} {value}"
-    yield f"  {'band':12} {'no data':>8} {'negative':>9} {'p02 dB':>8} {'median dB':>10} {'p98 dB':>8}"
+    wide = max(12, *map(len, found.look.bands))
+    yield f"  {'band':{wide}} {'no data':>8} {'negative':>9} {'p02 dB':>8} {'median dB':>10} {'p98 dB':>8}"
     for name, band in found.look.bands.items():
         low, middle, high = ("-" if v is None else f"{v:.2f}" for v in (band.p02_db, band.median_db, band.p98_db))
         shares = f"{band.no_data_share:>8.1%} {band.negative_share:>9.1%}"
-        yield f"  {name:12} {shares} {low:>8} {middle:>10} {high:>8}"
+        yield f"  {name:{wide}} {shares} {low:>8} {middle:>10} {high:>8}"
     for warning in info.warnings:
         yield f"  warning: {warning}"
 
@@ -148,8 +150,8 @@ def _open_chip(listing: Path, wanted: str | None) -> tuple[str, tuple[str, ...],
     return f"{listing}#{name}", tuple(f"{listing}#{one}" for one in by_name), open_chip(by_name[name])
 
 
-def _noise(info: SceneInfo, pixels: Pixels) -> str:
-    if info.sensor != "sentinel-1":
+def _noise(sensor: Sensor | None, info: SceneInfo, pixels: Pixels) -> str:
+    if sensor != "sentinel-1":  # chips may say that they are, but nothing is removed from them
         return "noise as delivered"
     if not pixels.denoise:
         return "thermal noise kept in, as the recipe says"

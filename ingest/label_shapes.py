@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from ingest.scene import SceneRejected, Window
 
 MAX_BYTES = 64 * 2**20
+_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ProjError, GEOSException)
 
 
 def is_shapes(name: str) -> bool:
@@ -57,5 +58,5 @@ def _read(path: str, target: CRS) -> list[BaseGeometry]:
         to_map = Transformer.from_crs(CRS.from_user_input(named), target, always_xy=True)
         shapes = [shape(feature["geometry"]) for feature in data["features"] if feature.get("geometry")]
         return [transform(s, lambda xy: np.column_stack(to_map.transform(*xy.T))) for s in shapes if not s.is_empty]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ProjError, GEOSException) as error:
+    except _FAULTS as error:
         raise SceneRejected(f"{path}: expected a GeoJSON feature collection of polygons: {error}") from error

@@ -34,6 +34,9 @@ class MapPlace:
         self._transform = transform
         self._shape = shape
         rows, cols = shape
+        a, b, _, d, e, _ = transform
+        if a * e == b * d:
+            raise SceneRejected(f"{name} has pixels without extent: its transform {transform} is wrong")
         try:
             self._crs = CRS.from_user_input(crs)
             self._to_degrees = Transformer.from_crs(self._crs, 4326, always_xy=True)

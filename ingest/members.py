@@ -81,7 +81,10 @@ class ZipMembers:
         with self._archive() as archive:
             info = archive.getinfo(self.prefix + name)
         # The data follow a header of 30 bytes, a name and an extra field (APPNOTE.TXT, section 4.3.7).
-        name_bytes, extra_bytes = struct.unpack("<HH", self.packed.read_at(info.header_offset + 26, 4))
+        lengths = self.packed.read_at(info.header_offset + 26, 4) if info.header_offset >= 0 else b""
+        if len(lengths) < 4:
+            raise SceneRejected(f"{self.path} says that {name} begins where it does not: it is damaged, fetch it again")
+        name_bytes, extra_bytes = struct.unpack("<HH", lengths)
         data = Part(self.packed, info.header_offset + 30 + name_bytes + extra_bytes, info.compress_size)
         return data if info.compress_type == zipfile.ZIP_STORED else Inflated(data, info.file_size)
 

@@ -76,7 +76,7 @@ def _steps(info: SceneInfo, px: int) -> tuple[int, int]:
     """Give lines and samples per cell."""
     spacing = info.spacing_m or (1.0, 1.0)
     side = max(size * step for size, step in zip(info.shape, spacing, strict=True)) / px
-    row_step, col_step = (max(1, round(side / step)) for step in spacing)
+    row_step, col_step = (min(max(1, round(side / step)), size) for size, step in zip(info.shape, spacing, strict=True))
     return row_step, col_step
 
 

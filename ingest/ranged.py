@@ -162,7 +162,7 @@ class Inflated:
             data: bytes = state.decompress(packed, min(most, _CHECKPOINT))
         except zlib.error as error:
             raise Corrupt(f"a compressed file is damaged after {written} bytes: {error}") from error
-        if not data and not packed:
+        if not data and (state.eof or not packed):
             raise Corrupt(f"a compressed file ends after {written} of {self.size} bytes")
         self._at = (read, written + len(data), state)
         if self._at[1] - self._states[-1][1] >= _CHECKPOINT:

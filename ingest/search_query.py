@@ -89,11 +89,11 @@ def _moment(text: str | None, option: str, whole_day: time) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        if re.fullmatch(r"[\d-]+(W\d+(-?\d)?)?", text):
+            moment = datetime.combine(moment.date(), whole_day)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise UsageError(f"{option} {text!r}: expected an ISO 8601 day or time, such as 2024-05-31") from error
-    if re.fullmatch(r"[\d-]+(W\d+(-?\d)?)?", text):
-        moment = datetime.combine(moment.date(), whole_day)
-    return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
 
 
 def _boxes(bbox: Box) -> tuple[Box, ...]:

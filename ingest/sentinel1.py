@@ -60,7 +60,7 @@ class Sentinel1Scene:
         dirty_border: bool = False,
     ) -> None:
         self._info, self._mosaic = info, mosaic
-        self._grid = _grid(channels[0].image, mosaic)
+        self._grid = _grid(channels[0].image, mosaic, layout.where(channels[0].annotation))
         self._layout, self._annotation = layout, channels[0].annotation
         self._lock = threading.Lock()  # GDAL datasets are not thread-safe
         self._stack = ExitStack()
@@ -243,13 +243,13 @@ def _check_pixels(dataset: Any, image: Image, where: str) -> None:
         raise SceneRejected(f"{where} has {found}, expected one of {' or '.join(expected)}")
 
 
-def _grid(image: Image, mosaic: Mosaic | None) -> GroundGrid:
+def _grid(image: Image, mosaic: Mosaic | None, name: str) -> GroundGrid:
     """Give the geolocation grid over the rows of the scene."""
     if mosaic is None:
         return image.grid
     lines = mosaic.rows_of(image.grid.lines)
     if (np.diff(lines) <= 0).any():
-        raise SceneRejected("the geolocation grid has lines that overlap once bursts are joined")
+        raise SceneRejected(f"{name} has a geolocation grid whose lines overlap once bursts are joined; fetch it again")
     return dataclasses.replace(image.grid, lines=lines)
 
 
@@ -261,7 +261,8 @@ def _scene_info(
     mosaic: Mosaic | None,
     pixels: Pixels,
 ) -> SceneInfo:
-    image, grid = channels[0].image, _grid(channels[0].image, mosaic)
+    image = channels[0].image
+    grid = _grid(image, mosaic, layout.where(channels[0].annotation))
     warnings = [warning for channel in channels for warning in channel.warnings]
     if missing := set(manifest.polarisations) - {c.image.polarisation for c in channels}:
         warnings.append(f"the manifest also lists {', '.join(sorted(missing))}, which the product lacks")

@@ -50,7 +50,7 @@ class Mosaic:
         none = (first < 0).any(axis=0)
         first_valid, last_valid = np.where(none, -1, first.max(axis=0)), np.where(none, -1, last.min(axis=0))
         offsets = {tuple(_offsets(image)) for image in images}
-        if len(offsets) > 1 or len({len(image.bursts) for image in images}) > 1:
+        if len(offsets) > 1:
             raise SceneRejected(f"{name} has polarisations whose bursts are of different times")
         starts = np.array(offsets.pop(), np.int64)
         lines = images[0].shape[0] // len(starts)

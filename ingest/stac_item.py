@@ -161,6 +161,6 @@ def _scrub(value: Any) -> Any:
 def _when(value: Any) -> datetime | None:
     try:
         moment = datetime.fromisoformat(str(value)) if value else None
-    except ValueError:
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC) if moment else None
+    except (ValueError, OverflowError):  # no time, or none of the years 1 to 9999
         return None
-    return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC) if moment else None

@@ -184,6 +184,8 @@ def _directory(source: Source, name: str) -> tuple[str, Tags]:
     tags: dict[int, tuple[int, ...]] = {}
     for number in range(count):
         tag, kind, length, value = struct.unpack_from(f"{order}{entry}", packed, number * size)
+        if tag in tags:
+            raise SceneRejected(f"{name} has TIFF tag {tag} twice; the file is damaged")
         if tag in _WANTED and kind in _TYPES:
             tags[tag] = _values(source, order, _TYPES[kind], length, value, name)
     return order, tags

@@ -1,5 +1,6 @@
 import gzip
 import io
+import resource
 import tarfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from alos2_rasters import archive
 
+from infra.store import Full
 from ingest import alos2_archive
 from ingest.alos2 import open_alos2
 from ingest.alos2_archive import list_archive, unpack
@@ -143,3 +145,14 @@ def test_folders_in_an_archive_do_not_matter(tmp_path):
         info.size = 3
         out.addfile(info, io.BytesIO(b"abc"))
     assert list_archive(path) == [BAND]
+
+
+def test_a_full_disk_is_no_fault_of_the_archive(tmp_path):
+    path = archive(tmp_path / NAME, {BAND: bytes(3_000_000)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(Full, match=r"cannot be written: .*TMPDIR"), ExitStack() as stack:
+            unpack(path, {"HH": BAND}, stack)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

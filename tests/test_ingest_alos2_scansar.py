@@ -112,3 +112,24 @@ def test_two_scenes_in_a_folder_have_paths_of_their_own(made):
     assert parts == (f"{made}#{NAME}", f"{made}#{NAME.replace('220630', '220714')}")
     with open_alos2(parts[1], TERRAIN) as scene:
         assert scene.info.id == NAME.replace("220630", "220714")
+
+
+@pytest.mark.parametrize(
+    ("stated", "time"),
+    [
+        ("noon", None),
+        ("2022-06-30T17:58:00+02:00", "2022-06-30T15:58:00.000000Z"),
+        ("2022-06-30T15:58:00", "2022-06-30T15:58:00.000000Z"),
+    ],
+)
+def test_a_time_is_utc_or_not_known(made, stated, time):
+    summary = made / f"{NAME}_summary.xml"
+    summary.write_text(summary.read_text().replace("2022-06-30T15:58:00.078Z", stated))
+    with open_alos2(str(made), TERRAIN) as scene:
+        assert scene.info.time == time
+        assert any("time of sensing is not known" in warning for warning in scene.info.warnings) == (time is None)
+
+
+def test_a_product_in_a_store_is_refused_in_words():
+    with pytest.raises(SceneRejected, match="not read from stores: copy it to a disk"):
+        open_scene(f"s3://bucket/{NAME}", TERRAIN)

@@ -221,3 +221,19 @@ def test_labels_of_two_legends_are_two_corpora(folder: Path, tmp_path: Path) -> 
     legend.write_text("{")
     with pytest.raises(UsageError, match="legend"):
         read_catalog(tmp_path, 16)
+
+
+def test_links_that_lead_in_circles_are_followed_once(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(folder)
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "back").symlink_to(tmp_path)
+    assert read_catalog(tmp_path, 16) == read_catalog(folder, 16)
+
+
+def test_a_path_that_no_disk_takes_is_wrong_alone(folder: Path, tmp_path: Path) -> None:
+    good = products(folder)[0]
+    (tmp_path / "c.csv").write_text(f"path\n{'x' * 6000}.SAFE\n{good}\n")
+    found = read_catalog(tmp_path / "c.csv", 16)
+    assert [unit.sources[0].path for unit in found.units] == [str(good)]
+    assert [why.rpartition(": ")[2] for _, why in found.rejects] == ["File name too long"]

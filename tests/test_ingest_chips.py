@@ -15,6 +15,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from infra.errors import UsageError
 from ingest.chip_set import ChipFolder, chip_folder, read_chip_folder
 from ingest.chips import ChipPixels, ChipSource, open_chip, to_power
+from ingest.quicklook import BandStatistics, glance
 from ingest.scene import SceneRejected, Window
 
 FD5B = "S1A_IW_GRDH_1SDV_20180716T004042_20180716T004107_022812_02792A_FD5B"
@@ -472,3 +473,31 @@ def test_threads_may_share_a_scene(floods):
     with open_chip(floods[0]) as scene, ThreadPoolExecutor(4) as pool:
         results = [p.tobytes() for p in pool.map(lambda _: scene.power(whole(scene)), range(8))]
     assert len(set(results)) == 1
+
+
+def test_a_map_without_a_transform_places_nothing(tmp_path):
+    ones = np.ones((1, 8, 8), np.float32)
+    with open_chip(chip(write(tmp_path / "a.tif", ones, crs="EPSG:32633"))) as scene:
+        assert (scene.info.footprint, scene.info.spacing_m, scene.info.grid) == (None, None, None)
+
+
+def test_a_palette_of_other_numbers_than_bytes_is_refused(tmp_path):
+    image = write(tmp_path / "a.tif", np.ones((1, 8, 8), np.uint16))
+    label = write(tmp_path / "l.tif", np.full((1, 8, 8), 300, np.uint16), palette={300: (255, 0, 0, 255)})
+    with pytest.raises(SceneRejected, match="holds uint16, expected a palette's numbers as uint8"):
+        open_chip(chip(image, label=label, label_map={"#ff0000": 1}))
+
+
+def test_polygons_nested_without_end_are_refused(tmp_path):
+    place = rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)
+    image = write(tmp_path / "a.tif", np.ones((1, 8, 8), np.uint16), crs="EPSG:32633", transform=place)
+    (tmp_path / "l.geojson").write_text("[" * 200_000)
+    with pytest.raises(SceneRejected, match="expected a GeoJSON feature collection"):
+        open_chip(chip(image, label=str(tmp_path / "l.geojson")))
+
+
+def test_a_glance_at_a_line_of_pixels_sees_them(tmp_path):
+    with open_chip(chip(write(tmp_path / "a.tif", np.full((1, 3000, 1), 10, np.uint16)))) as scene:
+        look = glance(scene, 500)
+    assert look.bands["VH"] == BandStatistics(0.0, 0.0, 20.0, 20.0, 20.0)
+    assert look.power.shape == (1, 500, 1)

@@ -1,12 +1,14 @@
 """Seasonal composites against plain NumPy over the same geocoded scenes."""
 
 import json
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio.shutil
 import xarray
 import zarr
 from hypothesis import given, settings
@@ -298,3 +300,55 @@ def test_zarr_on_a_store_reads_ranges_and_lists(s3_url: str) -> None:
         np.testing.assert_array_equal(read["a"][5:40, 7:9], np.arange(64 * 64).reshape(64, 64)[5:40, 7:9])
         with pytest.raises(ValueError, match="read-only"):
             read["a"][0, 0] = 1
+
+
+def test_one_of_several_processings_of_an_acquisition_counts(products: list[Product], tmp_path: Path) -> None:
+    old = tmp_path / f"{products[0].name[:-4]}0000.SAFE"
+    shutil.copytree(products[0].path, old)
+    manifest = old / "manifest.safe"
+    manifest.write_text(re.sub(r'(name="Sentinel-1 IPF" version=")[\d.]+', r"\g<1>002.91", manifest.read_text()))
+    found = composite([*products[:2], Product(sensor="sentinel-1", path=str(old))], request_for(tmp_path / "c.zarr"))
+    assert (found.scenes, found.rejects) == (2, ())
+    assert [copy["source"] for copy in found.copies] == [old.name.removesuffix(".SAFE")]
+    assert zarr.open_array(str(tmp_path / "c.zarr/count"), mode="r")[:].max() == 2
+
+
+def test_a_composite_of_damaged_scenes_alone_is_none(products: list[Product], tmp_path: Path) -> None:
+    copy = tmp_path / Path(products[0].path).name
+    shutil.copytree(products[0].path, copy)
+    for pixels in (copy / "measurement").iterdir():
+        rasterio.shutil.copy(pixels, tmp_path / "packed.tif", driver="GTiff", compress="deflate")
+        data = bytearray((tmp_path / "packed.tif").read_bytes())
+        data[len(data) // 3 : 2 * len(data) // 3] = bytes(2 * len(data) // 3 - len(data) // 3)
+        pixels.write_bytes(data)
+    with pytest.raises(UsageError, match="none of 1 products can be read"):
+        composite([Product(sensor="sentinel-1", path=str(copy))], request_for(tmp_path / "c.zarr"))
+    with pytest.raises(SceneRejected, match="is no finished composite"):
+        open_composite(str(tmp_path / "c.zarr"), Pixels())
+
+
+def test_a_damaged_composite_is_a_rejection(products: list[Product], tmp_path: Path) -> None:
+    out = tmp_path / "a#b" / "c.zarr"
+    composite(products[:1], request_for(out))
+    with open_scene(str(out), Pixels()) as scene, pytest.raises(ValueError, match="is not within"):
+        scene.power(Window(0, 0, 5000, 5))
+    shard = max(out.glob("backscatter/c/**/*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    whole = shard.read_bytes()
+    for damaged in (whole[:-200], whole[:20] + bytes(len(whole) - 60) + whole[-40:], b""):
+        shard.write_bytes(damaged)
+        with open_scene(str(out), Pixels()) as scene, pytest.raises(SceneRejected, match="pixels that cannot be read"):
+            scene.power(Window(0, 0, *scene.info.shape))
+    described = (out / "backscatter" / "zarr.json").read_text()
+    (out / "backscatter" / "zarr.json").write_text(described.replace('"uint16"', '"int16"'))
+    with pytest.raises(SceneRejected, match="its attributes say"):
+        open_scene(str(out), Pixels())
+
+
+def test_zones_and_polarisations_that_cannot_be_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for epsg, message in ((4326, "expected a UTM zone"), (99999, "expected a UTM zone"), (32601, "too far")):
+        with pytest.raises(UsageError, match=message):
+            CompositeGrid.of_bbox(BOX, 10.0, epsg)
+    box = [str(side) for side in BOX]
+    line = ["composite", str(tmp_path), "--out", f"{tmp_path}/c.zarr", "--bbox", *box, "--year", "2021"]
+    assert exit_code(app, [*line, "--polarisations", "VV,WH"]) == 2
+    assert "--polarisations 'VV,WH': expected VV, VH, HH or HV" in capsys.readouterr().err

@@ -177,3 +177,10 @@ def test_a_product_in_a_real_s3(product: Path, s3_url: str, tmp_path: Path, caps
     assert exit_code(app, ["inspect", str(product), "--json"]) == 0
     here = json.loads(capsys.readouterr().out)
     assert {**there, "path": None, "parts": None} == {**here, "path": None, "parts": None}
+
+
+def test_noise_of_a_chip_is_as_it_was_delivered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listing = chips(tmp_path)
+    listing.write_text(listing.read_text() + "\nsensor: sentinel-1\n")
+    assert exit_code(app, ["inspect", str(listing)]) == 0
+    assert "noise as delivered" in capsys.readouterr().out

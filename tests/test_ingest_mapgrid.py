@@ -60,3 +60,9 @@ def test_longitude_runs_on_over_the_antimeridian():
 def test_a_place_that_cannot_be_is_refused(crs, transform, message):
     with pytest.raises(SceneRejected, match=message):
         MapPlace(crs, transform, (10, 10), "chip")
+
+
+def test_pixels_without_extent_are_refused():
+    for a, e in ((0.0, -10.0), (10.0, 0.0)):
+        with pytest.raises(SceneRejected, match="without extent"):
+            MapPlace(32633, (a, 0.0, 5e5, 0.0, e, 5e6), (8, 8), "x.tif")

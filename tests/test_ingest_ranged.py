@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.store import Corrupt, open_store
+from ingest.members import open_members
 from ingest.ranged import BLOCK, MAX_REQUEST, Inflated, Part, RangedFile, SourceFile
+from ingest.scene import SceneRejected
 
 DATA = os.urandom(2_000_000) + bytes(3_000_000) + random.Random(1).randbytes(1_000_000)
 PACKED = zlib.compress(DATA, 1, wbits=-15)
@@ -151,3 +153,25 @@ def test_an_object_that_became_shorter_is_told() -> None:
     store.store.put("key", DATA[:1000])
     with pytest.raises(Corrupt, match="has 1000 bytes"):
         file.read_at(0, 10)
+
+
+def test_what_follows_the_end_of_a_stream_is_not_read() -> None:
+    data = zlib.compress(b"x" * 1000, wbits=-15) + bytes(20_000_000)
+    source, store = ranged(data)
+    with pytest.raises(Corrupt, match="ends after 1000 of 9000000 bytes"):
+        Inflated(source, 9_000_000).read_at(0, 5000)
+    assert store.bytes < 1_000_000
+
+
+@pytest.mark.parametrize("offset", [2**31, 2**32 - 2])
+def test_a_member_that_begins_beyond_the_zip_is_a_rejection(offset: int) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("manifest.safe", "<a/>")
+    data = bytearray(packed.getvalue())
+    entry = data.index(b"PK\1\2")
+    data[entry + 42 : entry + 46] = offset.to_bytes(4, "little")
+    open_store("memory://beyond").put("a.zip", bytes(data))
+    members, _ = open_members("memory://beyond/a.zip", "manifest.safe")
+    with pytest.raises(SceneRejected, match="begins where it does not"):
+        members.raster("manifest.safe")

@@ -151,3 +151,24 @@ def fuzzed(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     crop(product, 1, 1)
     write_pixels(product, [(0, 0, 8, 8)])
     return Path(shutil.copytree(product, product.parent / "source")), product
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("<startTime>", "<startTime>soon ", "startTime is 'soon 2021.*expected a time"),
+        ("<azimuthPixelSpacing>", "<azimuthPixelSpacing>0.0e", "azimuthPixelSpacing is 0.0, expected metres"),
+        ("<rangePixelSpacing>", "<rangePixelSpacing>-", "rangePixelSpacing is -10.0, expected metres"),
+    ],
+)
+def test_times_and_spacings_that_cannot_be_are_refused(small: Path, old: str, new: str, message: str) -> None:
+    path = next(small.glob(VV))
+    path.write_text(path.read_text().replace("PixelSpacing>1.000000e+01", "PixelSpacing>10").replace(old, new, 1))
+    with pytest.raises(SceneRejected, match=message):
+        open_sentinel1(str(small))
+
+
+def test_a_version_of_endless_digits_is_none(small: Path) -> None:
+    edit(small / "manifest.safe", 'version="003.31"', f'version="{"3" * 5000}.31"')
+    with open_sentinel1(str(small), Pixels(denoise=False)) as scene:
+        assert scene.info.shape[0] > 0

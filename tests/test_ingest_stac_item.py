@@ -63,3 +63,7 @@ def test_order_does_not_depend_on_the_servers(order: list[int]) -> None:
     assert [one["id"][-5:] for one in marked] == ["_DDDD", "_BBBB", "_AAAA", "_CCCC", "other", "dated"]
     newer = [row["superseded_by"] for row in rows_of(marked)]
     assert newer == [None, None, NAME.format("BBBB"), NAME.format("BBBB"), None, None]
+
+
+def test_a_time_before_the_first_year_is_none() -> None:
+    assert facts(item("x", datetime="0001-01-01T00:00:00+14:00")).start is None

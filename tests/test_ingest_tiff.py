@@ -175,3 +175,11 @@ def test_a_damaged_file_is_read_or_rejected(fuzzed: bytes, data: st.DataObject) 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return write(tmp_path_factory.mktemp("fuzz") / "a.tif", compress="deflate", blockysize=50)
+
+
+def test_a_tag_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    data = bytearray(write(tmp_path / "x.tif"))
+    (at,) = struct.unpack("<I", data[4:8])
+    data[at + 14 : at + 26] = data[at + 2 : at + 14]
+    with pytest.raises(SceneRejected, match="has TIFF tag 256 twice"):
+        open_remote_raster(Bytes(bytes(data)), "x.tif")
