@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench slow clean
+.PHONY: setup demo test lint bench slow soak clean
 
 setup: .venv/ready
 
@@ -24,6 +24,9 @@ lint: setup
 
 slow: setup
 	$(BIN)/pytest -m slow
+
+soak: setup
+	$(BIN)/pytest -m soak -s
 
 bench: setup
 	for bench in benchmarks/bench_*.py; do $(BIN)/python -W ignore $$bench || exit 1; done

@@ -1,8 +1,12 @@
-"""Reading tiles: shards.feed beside webdataset, the same bytes, the same decode, in turn in one run.
+"""Reading tiles: shards.feed beside other readers, the same tiles, the same decode, in turn in one run.
 
     .venv/bin/python benchmarks/bench_feed.py [--tiles 2000] [--rounds 5] [--out benchmarks/results/feed.json]
 
-Every contender gives batches of 256 stacked uint16 tiles of 2 x 256 x 256; the page cache is warm.
+Every contender gives batches of 256 stacked uint16 tiles of 2 x 256 x 256; the page cache is warm. Of the others those
+run that are installed: webdataset comes with the development extras; litdata, mosaicml-streaming, grain and spdl do
+not, so the run that is recorded used an environment with them above this one, and an empty torchvision, which
+mosaicml-streaming imports and does not need here. What was started or opened once (workers, buffers) lives on between
+rounds, for all contenders. On a machine with other load compare tiles per CPU second, or the ratios of rounds.
 """
 
 import argparse
@@ -13,12 +17,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import blosc2
 import numpy as np
-import webdataset as wds
+from peers import PEERS
 
 from infra.record import digest
 from infra.store import open_store
@@ -33,6 +37,7 @@ from shards.writer import write_unit
 
 BATCH = 256
 SHAPE = (2, 256, 256)
+LIBRARIES = ("webdataset", "litdata", "mosaicml-streaming", "grain", "spdl")
 
 
 def speckle(seed: int) -> np.ndarray:
@@ -60,7 +65,7 @@ def tiles_of(scene: str, count: int) -> Iterator[Tile]:
         yield Tile(f"{scene}-{n:05d}", pool[n % 32], meta)
 
 
-def build(folder: Path, codec: str, count: int) -> Corpus:
+def build(folder: Path | str, codec: str, count: int) -> Corpus:
     store = open_store(str(folder))
     unit = join_units([write_unit(store, "scene", tiles_of("scene", count), codec, 64_000_000)])
     source = Source(
@@ -77,28 +82,24 @@ def build(folder: Path, codec: str, count: int) -> Corpus:
 
 
 def ours(corpus: Corpus, threads: int) -> Callable[[], int]:
+    feed = LocalFeed(corpus, Plan(corpus.shard_counts(), seed=1, lanes=64, batch=BATCH), threads=threads)
+
     def read() -> int:
-        plan = Plan(corpus.shard_counts(), seed=1, lanes=64, batch=BATCH)
-        feed = LocalFeed(corpus, plan, threads=threads)
         return sum(len(batch.arrays["pixels"]) for batch in feed.batches(0, len(corpus) // BATCH))
 
     return read
 
 
-def theirs(corpus: Corpus, workers: int) -> Callable[[], int]:
-    codec = corpus.manifest.codec
-    urls = [str(Path(corpus.store.root) / shard.key) for shard in corpus.manifest.shards]
-
-    def pixels(sample: dict) -> np.ndarray:
-        return sample["npy"] if codec == "npy" else decode_pixels(sample["blosc2"], "blosc2", SHAPE, "<u2")
-
-    def read() -> int:
-        data = wds.WebDataset(urls, shardshuffle=len(urls), seed=1).shuffle(1000).decode().map(pixels)
-        data = data.batched(BATCH, collation_fn=np.stack)
-        loader = wds.WebLoader(data, batch_size=None, num_workers=workers) if workers else data
-        return sum(len(batch) for batch in loader)
-
-    return read
+def theirs(corpus: Corpus, folder: Path) -> tuple[dict[str, Callable[[], int]], dict[str, str]]:
+    """What is installed of the others, each with one process and with two workers, and what is not."""
+    found, absent = {}, {}
+    for name, make in PEERS.items():
+        try:
+            for workers in (0, 2):
+                found[f"{name}, {workers or 1}"] = make(corpus, folder, workers, BATCH)
+        except ImportError as error:
+            absent[name] = str(error)
+    return found, absent
 
 
 def decode_only(corpus: Corpus) -> Callable[[], int]:
@@ -128,8 +129,8 @@ def cpu_s() -> float:
     return sum(os.times()[:4])  # of this process and of its workers that have ended
 
 
-def measure(contenders: dict[str, Callable[[], int]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Median tiles per second and per CPU second."""
+def measure(contenders: dict[str, Callable[[], int]], rounds: int) -> tuple[dict, dict, dict]:
+    """Median tiles per second and per CPU second; median over the rounds of ours against each other, like for like."""
     wall: dict[str, list[float]] = {name: [] for name in contenders}
     cpu: dict[str, list[float]] = {name: [] for name in contenders}
     for n in range(rounds + 1):  # the first round warms the page cache
@@ -139,7 +140,24 @@ def measure(contenders: dict[str, Callable[[], int]], rounds: int) -> tuple[dict
             if n:
                 wall[name].append(count / (time.perf_counter() - begun))
                 cpu[name].append(count / (cpu_s() - busy))
-    return medians(wall), medians(cpu)
+    ratios = {}
+    for name in contenders:
+        peer = wall[f"ours, {name[-1]}"]
+        if not name.startswith("ours"):
+            ratios[name] = round(statistics.median(a / b for a, b in zip(peer, wall[name], strict=True)), 2)
+    return medians(wall), medians({n: found for n, found in cpu.items() if counts_all(n)}), ratios
+
+
+def counts_all(name: str) -> bool:
+    """Whether the CPU seconds are known: worker processes that live on have not told theirs yet."""
+    return name.endswith(", 1") or name.startswith("ours")
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def medians(rates: dict[str, list[float]]) -> dict[str, float]:
@@ -148,22 +166,27 @@ def medians(rates: dict[str, list[float]]) -> dict[str, float]:
 
 def compare(codec: str, count: int, rounds: int) -> dict:
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
-        corpus = build(Path(folder), codec, count)
+        corpus = build(Path(folder) / "corpus", codec, count)
+        others, absent = theirs(corpus, Path(folder))
         contenders = {
-            "decode only, 1 thread": decode_only(corpus),
-            "ours, 1 thread": ours(corpus, 1),
-            "ours, 2 threads": ours(corpus, 2),
-            "webdataset, 1 process": theirs(corpus, 0),
-            "webdataset, 2 workers": theirs(corpus, 2),
+            "decode only, 1": decode_only(corpus),
+            "ours, 1": ours(corpus, 1),
+            "ours, 2": ours(corpus, 2),
+            **others,
         }
-        rates, per_cpu_s = measure(contenders, rounds)
+        rates, per_cpu_s, ratios = measure(contenders, rounds)
         return {
             "tiles_per_s": rates,
             "tiles_per_cpu_s": per_cpu_s,
-            "ratio_1": round(rates["ours, 1 thread"] / rates["webdataset, 1 process"], 2),
-            "ratio_2": round(rates["ours, 2 threads"] / rates["webdataset, 2 workers"], 2),
-            "share_of_decode_limit_1": round(rates["ours, 1 thread"] / rates["decode only, 1 thread"], 2),
-            "first_batch_s": round(first_batch_s(corpus), 3),
+            "ours_over": ratios,
+            "ours_over_per_cpu_s": {
+                name: round(per_cpu_s["ours, 1"] / rate, 2)
+                for name, rate in per_cpu_s.items()
+                if not name.startswith("ours")
+            },
+            "not_installed": absent,
+            "share_of_decode_limit_1": round(rates["ours, 1"] / rates["decode only, 1"], 2),
+            "first_batch_s": round(statistics.median(first_batch_s(corpus) for _ in range(5)), 3),
             "stored_over_raw": round(corpus.manifest.bytes / (count * 2 * 256 * 256 * 2), 3),
         }
 
@@ -179,7 +202,7 @@ def main() -> None:
         "what": f"{options.tiles} tiles of 2 x 256 x 256 uint16 dB, batch {BATCH}, median of {options.rounds} rounds",
         "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
         "load_before": round(os.getloadavg()[0], 1),
-        "versions": {name: version(name) for name in ("webdataset", "blosc2", "numpy", "torch")},
+        "versions": {name: installed(name) for name in (*LIBRARIES, "blosc2", "numpy", "torch")},
         **{codec: compare(codec, options.tiles, options.rounds) for codec in ("blosc2", "npy")},
     }
     text = json.dumps(results, indent=2)

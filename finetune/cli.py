@@ -64,7 +64,7 @@ def train_command(
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: expected at least 1")
     settings = resolve(FinetuneRun, run=recipe, config=config, options=options, package="finetune.runs")
-    task = fit.open_task(data, _names(hold_out), _note)
+    task = fit.open_task(data, _names(hold_out), _note, settings.reading)
     start = fit.open_start(encoder, task.corpus, _note)
     record = fit.fit(task, start, settings, out, current(device), seeds, _note)
     say(f"{len(task.train)} scenes to learn from, held out: {', '.join(task.held_out)}; encoder: {encoder}", "")

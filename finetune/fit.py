@@ -21,11 +21,11 @@ from infra.errors import PartialError, UsageError
 from infra.record import sha256
 from infra.store import open_store, split_object
 from infra.world import World
-from pretrain.config import run_digest
+from pretrain.config import Reading, run_digest
 from pretrain.encoder import ResNet, adapt_bands
 from pretrain.export import EncoderCard, encoder_of
 from pretrain.loop import train
-from shards.feed import LocalFeed
+from pretrain.reading import open_corpus, open_feed, teller
 from shards.plan import Plan
 from shards.reader import Corpus
 
@@ -60,9 +60,9 @@ class Start:
     digest: str
 
 
-def open_task(data: str, hold_out: Sequence[str], say: Say) -> Task:
+def open_task(data: str, hold_out: Sequence[str], say: Say, reading: Reading | None = None) -> Task:
     """Open a corpus and divide its labelled scenes. Raises UsageError where that makes no sense."""
-    corpus = Corpus.open(data)
+    corpus = open_corpus(data, reading or Reading())
     legend = read_legend(corpus.manifest.legend, data)
     kept, held = split_scenes(labelled_scenes(corpus), hold_out)
     polarisations = {s: tuple(source_of(corpus, s).polarisations) for s in (*kept, *held)}
@@ -131,7 +131,9 @@ def fit_seed(
         "held_out": list(task.held_out),
     }
     store = open_store(f"{out.rstrip('/')}/seed-{run.seed}")
-    done = train(learner, _feed(task, run, world), run, world, store, identity, title=f"finetune seed {run.seed}")
+    with open_feed(run.reading, task.corpus, *_order(task, run), world) as feed:
+        tell = teller(run.reading, feed, world)
+        done = train(learner, feed, run, world, store, identity, title=f"finetune seed {run.seed}", tell=tell)
     if not done.finished:
         raise PartialError(
             f"stopped at step {done.step} of {run.steps} of seed {run.seed}; nothing of it was scored, the same command"
@@ -188,12 +190,10 @@ def score_scenes(
     return scores(total, legend), {scene: scores(matrix, legend) for scene, matrix in matrices.items()}
 
 
-def _feed(task: Task, run: FinetuneRun, world: World) -> LocalFeed:
+def _order(task: Task, run: FinetuneRun) -> tuple[Plan, LabelledCrop]:
     tiles = task.corpus.select(scenes=task.train, labelled=True)
     plan = Plan(task.corpus.shard_counts(tiles), run.seed, run.lanes, run.batch, tiles)
-    draw = LabelledCrop(run.crop, task.legend)
-    reading = run.reading
-    return LocalFeed(task.corpus, plan, draw, world.rank, world.size, reading.threads, reading.ahead)
+    return plan, LabelledCrop(run.crop, task.legend)
 
 
 def _class_weights(task: Task, run: FinetuneRun, most: int = 2000) -> Tensor | None:

@@ -45,8 +45,8 @@ def exit_code(app: cyclopts.App, argv: list[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"{app.name[0]}: error: {error}\n")
         return ResourceError.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{app.name[0]}: interrupted\n")
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"{app.name[0]}: interrupted{f': {error}' if str(error) else ''}\n")
         return 130
     return result if isinstance(result, int) else 0
 

@@ -12,7 +12,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto
 h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top }
-td { overflow-wrap: anywhere }
+td { overflow-wrap: anywhere } td:first-child { overflow-wrap: break-word } td.number { white-space: nowrap }
 td.number { text-align: right; width: 1% } .note { opacity: .75 } .wide { overflow-x: auto }
 figure { margin: .5rem; display: inline-block; vertical-align: top }
 figcaption { font-size: .85rem; max-width: 22rem; overflow-wrap: anywhere }

@@ -88,9 +88,25 @@ class Reading(Frozen):
     """How tiles are read ahead. Changes no result."""
 
     threads: int = Field(default=2, ge=1)
-    """Reader threads of a rank."""
+    """Threads of a rank, or of a reader, that decode and draw."""
     ahead: int = Field(default=4, ge=1)
     """Batches prepared beyond the one in use."""
+    connections: int | None = Field(default=None, ge=0)
+    """Requests in flight to a bucket; null: 16, and files are read by the threads themselves."""
+    readers: int = Field(default=0, ge=0)
+    """Reader actors of a rank on the Ray cluster; 0: the rank reads in its own process."""
+    reader_cpus: float = Field(default=1, ge=0)
+    """CPUs of a reader."""
+    reader_resources: dict[str, float] = {}
+    """Further resources of a reader, to keep it on nodes that were started with them."""
+    on_corrupt: Literal["fail", "skip"] = "fail"
+    """A tile that stays bad when read again ends the run, or its place goes to the same other tile on every rank."""
+    cache_gib: float = Field(default=0, ge=0)
+    """Disk of a node for tiles of a bucket, shared by its processes; 0: none."""
+    cache_folder: str | None = None
+    """Where they are kept; null: ~/.cache/sarsense/tiles."""
+    prometheus: str | None = None
+    """Folder for a file of the feed's numbers, as of node_exporter's textfile collector; null: none."""
 
 
 class LoopConfig(Frozen):

@@ -21,8 +21,8 @@ from pretrain.di3cl import DI3CL, check
 from pretrain.di3cl_run import DI3CLRun
 from pretrain.export import EncoderCard, read_weights_file, save_encoder
 from pretrain.loop import Summary, claim, train
+from pretrain.reading import open_corpus, open_feed, teller
 from pretrain.run_folder import ENCODER, METRICS, brief
-from shards.feed import LocalFeed
 from shards.manifest import Manifest
 from shards.plan import Plan
 from shards.reader import Corpus
@@ -120,16 +120,15 @@ def work(job: Job, world: World) -> Summary:
     """Train in this process as one rank of ``world``, and leave the encoder beside the checkpoints."""
     if job.threads:
         torch.set_num_threads(job.threads)
-    config, corpus, store = job.config, Corpus.open(job.data), open_store(job.out)
+    config, store = job.config, open_store(job.out)
+    corpus = open_corpus(job.data, config.reading)
     check_levels(corpus, config.input)
     learner = DI3CL(config, corpus.scale, world)
     plan = Plan(corpus.shard_counts(), config.seed, config.lanes, config.batch, weights=corpus.weights())
-    reading = config.reading
-    feed = LocalFeed(
-        corpus, plan, learner.draw, rank=world.rank, world=world.size, threads=reading.threads, ahead=reading.ahead
-    )
     run = identity(config, corpus.manifest)
-    summary = train(learner, feed, config, world, store, run, title=METHOD)
+    with open_feed(config.reading, corpus, plan, learner.draw, world) as feed:
+        tell = teller(config.reading, feed, world)
+        summary = train(learner, feed, config, world, store, run, title=METHOD, tell=tell)
     if summary.finished and world.lead:
         _export(learner, corpus, store, run, config, summary.step)
     return summary

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -53,13 +53,14 @@ def train(
     *,
     title: str = "train",
     stop: threading.Event | None = None,
+    tell: Callable[[], Mapping[str, float]] = dict,
 ) -> Summary:
     """Train until ``config.steps`` are done, from the newest checkpoint in ``store`` if there is one.
 
     ``feed`` gives this rank's share of each global batch. ``run`` is everything that decides the result, as plain
     data; its digest names the run, and a store with another run in it is refused (UsageError). The state after n
     steps is the same whether or not the process was ended and started again in between. ``stop`` (or SIGTERM, or
-    Ctrl-C) ends the call early, with a checkpoint.
+    Ctrl-C) ends the call early, with a checkpoint. ``tell`` gives further numbers for each line of the log.
 
     Raises Diverged after ``config.max_bad_steps`` steps in a row without finite gradients.
     """
@@ -107,7 +108,7 @@ def train(
             meter.add(batch.wait_s)
             if not good or done % config.log_every == 0 or done == config.steps:
                 values = world.mean({n: float(v.detach()) for n, v in losses.items()})
-                last = {**values, "lr": lr, "grad_norm": norm, **meter.read()}
+                last = {**values, "lr": lr, "grad_norm": norm, **meter.read(), **tell()}
                 journal.record(step, last)
             if bad >= config.max_bad_steps:
                 journal.commit(done)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from infra.command import command_app, run
-from shards.cli_versions import add_to
+from shards import cli_exchange, cli_versions
 
 if TYPE_CHECKING:
     from shards.manifest import Manifest
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 app = command_app("shards", "Look into a corpus of radar tiles, and check that it is whole.")
 
-add_to(app)
+cli_versions.add_to(app)
+cli_exchange.add_to(app)
 
 Url = Annotated[str, Parameter(help="A corpus (folder, file://, s3://) or one version's manifests/DIGEST.json.")]
 Json = Annotated[bool, Parameter("--json", negative="", show_default=False, help="Print JSON for programs.")]
@@ -33,10 +34,11 @@ Key = Annotated[str | None, Parameter(help="A tile's key: show this tile instead
 def ls(url: Url, /, *, urls: Urls = False) -> None:
     """List the shards of a corpus: tiles, bytes and key of each."""
     from shards.manifest import read_manifest
+    from shards.members import shard_url
 
     store, manifest = read_manifest(url)
     if urls:
-        _print(*(f"{store.url}/{shard.key}" for shard in manifest.shards))
+        _print(*(shard_url(store, shard.key) for shard in manifest.shards))
         return
     _print(f"{'tiles':>8} {'MB':>10}  shard")
     _print(*(f"{s.tiles:>8} {s.bytes / 1e6:>10.3f}  {s.key}" for s in manifest.shards))

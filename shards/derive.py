@@ -145,13 +145,15 @@ def parts_by_scene(corpus: Corpus, shares: Mapping[str, float], seed: int) -> di
     order = np.argsort(hash_unit([s.id for s in sources], seed), kind="stable")
     total = sum(shares.values())
     want = {name: share / total * corpus.manifest.tiles for name, share in shares.items()}
-    part_of: dict[str, str] = {}
+    part_of: dict[str, int] = {}
+    names = list(shares)
     for n in order:
         name = max(want, key=lambda part: want[part])
-        part_of[sources[n].id] = name
+        part_of[sources[n].id] = names.index(name)
         want[name] -= sources[n].tiles
-    parts = np.array([part_of[s] for s in corpus.table["scene"].to_pylist()])
-    return {name: parts == name for name in shares}
+    scenes = corpus.table["scene"].combine_chunks()
+    parts = np.array([part_of.get(s, -1) for s in scenes.dictionary.to_pylist()])[np.asarray(scenes.indices)]
+    return {name: parts == number for number, name in enumerate(names)}
 
 
 def parts_by_band(
@@ -199,7 +201,12 @@ def _along(centre: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
 
 def _band_numbers(along: NDArray[np.float64], bands: int) -> NDArray[np.int64]:
     """Cut a line into equal pieces of which exactly ``bands`` are not empty; number those from 0."""
+    ordered = np.sort(along)
     for k in np.linspace(0.1, 50, 10000):
+        edges = np.arange(np.floor(ordered[-1] / (k / bands)) + 2) * (k / bands)
+        filled = np.count_nonzero(np.diff(np.searchsorted(ordered, edges)))
+        if abs(filled - bands) > 2:  # far cheaper than to number all tiles, and right to a place on an edge
+            continue
         number = np.floor(along / (k / bands)).astype(np.int64)
         kinds, place = np.unique(number, return_inverse=True)
         if len(kinds) == bands:

@@ -1,7 +1,9 @@
 """Which version of a corpus is the current one, and what other names versions have.
 
 ``heads/<n>.json`` names the n-th version that became current; it is put once, so of several writers exactly one takes
-a number. ``manifest.json`` is a copy of that version for readers. ``tags/<name>.json`` gives a version a name.
+a number. ``manifest.json`` is a copy of that version for readers; where a version follows another within the same
+moment, or a writer died before its last step, it may show the one before until the slower writer's last step or the
+next publication, while ``heads/`` never goes back. ``tags/<name>.json`` gives a version a name.
 """
 
 import json
@@ -29,11 +31,16 @@ def head(store: Store) -> tuple[int, str | None]:
 
 
 def take_head(store: Store, number: int, digest: str, after: str | None) -> None:
-    """Make a version the ``number``-th. Raises ConflictError where another writer has that number already."""
+    """Make a version the ``number``-th. Raises ConflictError where another one has that number already.
+
+    Two writers that made the same version both succeed: there is nothing to choose between.
+    """
     key = f"heads/{number:08d}.json"
     try:
         store.put_once(key, canonical_json({"digest": digest, "after": after}))
     except AlreadyExists as error:
+        if _digest_in(store, key) == digest:
+            return
         raise ConflictError(
             f"another version was published at {store.url} at the same moment ({key}): {digest[:16]} did not become "
             "the current one; run again, or publish to another place"

@@ -16,6 +16,7 @@ from infra.errors import SarsenseError
 from infra.record import sha256
 from infra.store import Store
 from shards.manifest import IndexPart, Manifest, Shard
+from shards.outline import ground_polygon
 
 _BBOX = pa.struct([(side, pa.float64()) for side in ("xmin", "ymin", "xmax", "ymax")])
 
@@ -48,12 +49,26 @@ SCHEMA = pa.schema(
         ("footprint", pa.list_(pa.float64())),  # lon, lat of the four corners in image order; null without place
         ("geometry", pa.binary()),
         ("bbox", _BBOX),
+        ("platform", pa.string()),  # from here on: null where it is not known
+        ("mode", pa.string()),
+        ("quantity", pa.string()),  # what the pixels are: sigma0, beta0, gamma0, gamma0-terrain
+        ("orbit", pa.string()),  # ascending or descending
+        ("incidence_deg", pa.float64()),  # on the ellipsoid, at the middle of the tile
+        ("std_db", pa.list_(pa.float64())),  # of the valid pixels of each band, as all levels
+        ("p02_db", pa.list_(pa.float64())),
+        ("p98_db", pa.list_(pa.float64())),
+        ("contrast_db", pa.float64()),
+        ("land_share", pa.float64()),
+        ("water_share", pa.float64()),
     ]
 )
+OPTIONAL = tuple(SCHEMA.names[SCHEMA.get_field_index("bbox") + 1 :])
+"""Columns whose values come from a tile's meta where it has them; an index from before they came lacks them."""
+
 _PLACED = [SCHEMA.get_field_index(name) for name in ("geometry", "bbox")]
 _RECORD = pa.schema([field for i, field in enumerate(SCHEMA) if i not in _PLACED])
 _ROW_GROUP = 65536
-_REPEATING = ["scene", "sensor", "time"]
+_REPEATING = ["scene", "sensor", "time", "platform", "mode", "quantity", "orbit"]
 
 
 class IndexDamaged(SarsenseError):
@@ -71,10 +86,10 @@ class UnitRows:
 def rows_table(records: Sequence[dict[str, Any]]) -> pa.Table:
     """Make index rows of records with every column but ``geometry`` and ``bbox``: these follow from ``footprint``."""
     table = pa.Table.from_pylist(list(records), schema=_RECORD)
-    geometries = [_ground(record["footprint"]) for record in records]
+    geometries = [ground_polygon(record["footprint"]) for record in records]
     bounds = shapely.bounds(np.array(geometries, dtype=object)).reshape(-1, 4)
     table = table.append_column(SCHEMA.field("geometry"), pa.array(_wkb(geometries), pa.binary()))
-    return table.append_column(SCHEMA.field("bbox"), _bbox_column(bounds)).cast(SCHEMA)
+    return table.append_column(SCHEMA.field("bbox"), _bbox_column(bounds)).select(SCHEMA.names).cast(SCHEMA)
 
 
 def join_units(units: Sequence[UnitRows]) -> UnitRows:
@@ -147,10 +162,17 @@ def _read_part(store: Store, part: IndexPart) -> pa.Table:
             f"found {len(data)} bytes with {sha256(data)}; restore it or build the corpus again"
         )
     try:
-        table = pq.read_table(pa.BufferReader(data), read_dictionary=_REPEATING)
+        table = _completed(pq.read_table(pa.BufferReader(data), read_dictionary=_REPEATING))
         return table.replace_schema_metadata(None).select(SCHEMA.names).cast(_dictionary_schema())
     except (pa.ArrowException, KeyError) as error:
         raise IndexDamaged(f"{store.url}/{part.key} is not a patch index of this format: {error}") from error
+
+
+def _completed(table: pa.Table) -> pa.Table:
+    for name in [name for name in OPTIONAL if name not in table.column_names]:
+        field = SCHEMA.field(name)
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table
 
 
 def _dictionary_schema() -> pa.Schema:
@@ -187,28 +209,6 @@ def _geo(rows: pa.Table) -> dict[str, Any]:
 def _geometry_types(rows: pa.Table) -> list[str]:
     codes = pc.unique(pc.binary_slice(rows["geometry"], 1, 5)).to_pylist()  # the type within WKB
     return [name for code, name in ((6, "MultiPolygon"), (3, "Polygon")) if code.to_bytes(4, "little") in codes]
-
-
-def _ground(footprint: Sequence[float] | None) -> Any:
-    if footprint is None:
-        return None
-    corners = np.array(footprint, dtype=np.float64).reshape(-1, 2)
-    if np.ptp(corners[:, 0]) > 180:  # one side is written as -179, the other as 179
-        corners[:, 0] %= 360
-    polygon = shapely.orient_polygons(shapely.polygons(corners))
-    west, _, east, _ = polygon.bounds
-    return polygon if west >= -180 and east <= 180 else _split(polygon)
-
-
-def _split(polygon: Any) -> Any:
-    """Cut a polygon that crosses the antimeridian into its two sides, as GeoJSON (RFC 7946, 3.1.9) wants."""
-    parts = []
-    for turn in (-360, 0, 360):
-        moved = shapely.transform(polygon, lambda xy, turn=turn: xy + np.array([turn, 0.0]))
-        part = shapely.clip_by_rect(moved, -180, -90, 180, 90)
-        if part.geom_type == "Polygon" and not part.is_empty:
-            parts.append(shapely.orient_polygons(part))
-    return parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
 
 
 def _wkb(geometries: list[Any]) -> list[bytes | None]:

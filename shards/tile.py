@@ -66,6 +66,7 @@ class Tile:
     ``scene`` id of the scene, ``sensor`` ("sentinel-1", "alos-2", "chip"), ``polarisations`` list in band order,
     ``window`` [row, col, rows, cols] in scene pixels, ``footprint`` [[lon, lat] x 4] clockwise from the
     upper left or None, ``time`` ISO 8601 UTC or None, ``valid_share`` 0..1, ``mean_db`` list per band.
+    What else was measured has a column of its own in the index: shards.index.OPTIONAL.
     """
 
     key: str

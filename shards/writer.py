@@ -11,7 +11,7 @@ import google_crc32c
 from infra.record import sha256
 from infra.store import Store
 from shards.codec import Codec, encode
-from shards.index import UnitRows, rows_table
+from shards.index import OPTIONAL, UnitRows, rows_table
 from shards.manifest import Shard, check_key
 from shards.tile import Tile
 
@@ -157,4 +157,5 @@ def _place(tile: Tile) -> dict[str, Any]:
         "mean_db": list(meta["mean_db"]),
         "time": meta["time"],
         "footprint": None if footprint is None else [float(x) for corner in footprint for x in corner],
+        **{name: meta.get(name) for name in OPTIONAL},
     }

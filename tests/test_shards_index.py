@@ -11,6 +11,7 @@ from infra.errors import SarsenseError
 from infra.record import sha256
 from infra.store import open_store
 from shards.index import (
+    OPTIONAL,
     SCHEMA,
     IndexDamaged,
     join_units,
@@ -167,3 +168,32 @@ def test_parts_are_named_by_their_digest():
     assert part is None
     (part,) = put_index(store, unit("a", [SQUARE]).rows)
     assert part.key == f"index/part-00000-{sha256(store.get(part.key))[:12]}.parquet"
+
+
+MEASURED = {
+    "platform": "S1A", "mode": "IW", "quantity": "gamma0", "orbit": "descending", "incidence_deg": 38.125,
+    "std_db": [2.5, 3.0], "p02_db": [-20.5, -27.0], "p98_db": [-2.0, -9.5], "contrast_db": 1.75,
+    "land_share": 0.25, "water_share": 0.75,
+}  # fmt: skip
+
+
+def test_what_was_measured_stands_in_typed_columns():
+    store, manifest = make_corpus("memory://measured", (2,), **MEASURED)
+    table = read_index(store, manifest)
+    assert set(MEASURED) == set(OPTIONAL)
+    assert {name: table[name].to_pylist() for name in OPTIONAL} == {name: [v, v] for name, v in MEASURED.items()}
+    assert all(pa.types.is_dictionary(table[name].type) for name in ("platform", "mode", "quantity", "orbit"))
+
+
+def older(rows):
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows.drop_columns(list(OPTIONAL)), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def test_an_index_from_before_these_columns_is_read():
+    store, manifest = with_index("memory://older", older)
+    table = read_index(store, manifest)
+    assert table.column_names == SCHEMA.names
+    assert all(table[name].null_count == 20 for name in OPTIONAL)
+    assert table["mean_db"].to_pylist() == [[-10.5, -17.25]] * 20

@@ -21,6 +21,7 @@ from shards.heads import head, resolve, set_tag, tags
 from shards.index import join_units, put_index
 from shards.keep import copy_version, garbage, mark, sweep
 from shards.manifest import Lineage, Manifest, add_version, current_digest, publish, read_manifest
+from shards.members import shard_url
 from shards.mounts import write_mounts
 from shards.plan import Plan
 from shards.reader import Corpus
@@ -260,6 +261,8 @@ def test_a_merged_corpus_reads_through_and_a_copy_stands_alone(tmp_path: Path) -
     for corpus in (one, two):
         for i in range(len(corpus)):
             np.testing.assert_array_equal(both.tile(both.find(corpus.key(i))).pixels, corpus.tile(i).pixels)
+    urls = {shard_url(both.store, shard.key) for shard in manifest.shards}
+    assert urls == {f"{c.store.url}/{shard.key}" for c in (one, two) for shard in c.manifest.shards}
     done = copy_version(both.store, both.manifest, open_store(str(tmp_path / "copy")))
     assert (done.objects, done.there) == (len(manifest.shards) + len(manifest.index), 0)
     for place in ("one", "two", "both"):
@@ -397,3 +400,45 @@ def test_weights_belong_to_a_version_and_to_the_order_of_reading(tmp_path: Path)
     for bad, message in (({"c": 1.0}, "no scene of .* has id 'c'"), ({"a": 0.0}, "weight a=0.0: expected more")):
         with pytest.raises(UsageError, match=message):
             derive.weigh(corpus, "id", bad, LINEAGE)
+
+
+# ---------------------------------------------------------------- the same, done fast
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=60), st.integers(2, 12))
+def test_bands_are_those_of_the_plain_search(places: list[int], bands: int) -> None:
+    along = np.array(places) / 200
+
+    def plain() -> list[int] | None:
+        for k in np.linspace(0.1, 50, 10000):
+            kinds, number = np.unique(np.floor(along / (k / bands)), return_inverse=True)
+            if len(kinds) == bands:
+                return number.tolist()
+        return None
+
+    try:
+        found = derive._band_numbers(along, bands).tolist()
+    except UsageError:
+        found = None
+    assert found == plain()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_a_wrong_number_in_an_index_is_found(data: st.DataObject) -> None:
+    """Whatever number of a layout is changed: either no byte moves, or verify says so without reading a shard."""
+    make_corpus("memory://layouts", counts=(3, 2), label=True, max_bytes=8192)
+    corpus = Corpus.open("memory://layouts")
+    name = data.draw(
+        st.sampled_from(["offset", "length", "label_offset", "label_length", "meta_offset", "meta_length"])
+    )
+    i, by = data.draw(st.integers(0, 4)), data.draw(st.sampled_from([-1024, -512, 512, 1024]))
+    column = corpus.table[name].to_numpy().copy()
+    column[i] += by
+    at = corpus.table.column_names.index(name)
+    changed_table = corpus.table.set_column(at, name, [column])
+    assert verify(corpus).ok
+    faults = verify(Corpus(corpus.store, corpus.manifest, changed_table)).faults
+    assert faults
+    assert "tar file at" in faults[0].found or "the index ends at" in faults[0].found
