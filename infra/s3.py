@@ -17,6 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from infra.objects import AlreadyExists, Corrupt, NotFound, ObjectInfo, StoreError, check_key, check_prefix, check_range
 from infra.retry import Retrier, RetryPolicy, Transient
@@ -207,6 +208,8 @@ class S3Store:
                 return attempt(self._client())
             except (ClientError, BotoCoreError, ResponseParserError) as error:
                 raise translated(error, self._bucket, place) from error
+            except HTTPError as error:  # botocore lets it through where the body of a refusal breaks off
+                raise Transient(f"no good answer came ({type(error).__name__})") from error
 
         return self._retrier.call(translate, place)
 

@@ -132,7 +132,8 @@ def _stoppable(so_far: _Progress, units: int) -> Iterator[None]:
         done = f"{len(so_far.records)} of {units} units are done and stay; run the same command again for the others"
         raise KeyboardInterrupt(done) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is stop:  # else it came, and another one must not wait for what is left
+            signal.signal(signal.SIGTERM, before)
 
 
 def _finish(

@@ -165,6 +165,15 @@ def test_bytes_damaged_in_the_store_are_refused(store: S3Store, weather: Weather
         store.get("a")
 
 
+def test_a_refusal_that_breaks_off_is_asked_for_again(store: S3Store, weather: Weather) -> None:
+    weather.fault = on("short answer")
+    with pytest.raises(NotFound):
+        store.get("a")
+    with pytest.raises(NotFound):
+        store.get_range("a", 0, 5)
+    assert weather.requests == ["GET"] * 3
+
+
 def test_a_missing_key_is_not_asked_for_twice(store: S3Store, weather: Weather) -> None:
     with pytest.raises(NotFound):
         store.get("a")

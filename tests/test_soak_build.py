@@ -297,7 +297,7 @@ def test_a_second_signal_ends_a_build_at_once(drivers: Drivers, straight: Straig
         if drivers.code(driver) is None:
             os.kill(driver, signal.SIGTERM)
             time.sleep(0.05)
-    assert drivers.wait(driver) in (130, -signal.SIGTERM)
+    assert drivers.wait(driver) in (130, -signal.SIGTERM), log.read_text()
     assert time.monotonic() - begin < 5
     assert drivers.run(straight.command(str(out)), log) == 0
     assert content(open_store(str(out))) == straight.objects
