@@ -1,4 +1,8 @@
-"""Run a function in several gloo ranks by fork, some hundred times faster than starting interpreters."""
+"""Run a function in several gloo ranks, a hundred times faster than starting interpreters.
+
+Ranks are forked from a server that has loaded torch and nothing else: a fork of the test process itself inherits the
+locks that other tests' threads hold at that moment, and now and then waits for them for ever.
+"""
 
 import multiprocessing
 import pickle
@@ -8,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # DistributedDataParallel imports it: once here instead of once in every rank
 import torch.distributed as dist
 
 from infra.world import World, current
@@ -16,7 +19,9 @@ from infra.world import World, current
 
 def run_ranks(work: Callable[[World, Any], Any], argument: Any, size: int, folder: Path) -> list[Any]:
     """Give what ``work(world, argument)`` gave on each rank; an exception of any rank fails the test."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    # DistributedDataParallel imports torch._dynamo: once there instead of once in every rank.
+    context.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed", "pytest", "numba", "ray"])
     rendezvous = folder / f"ranks-{len(list(folder.glob('ranks-*')))}"
     rendezvous.touch()
     pipes = [context.Pipe(duplex=False) for _ in range(size)]

@@ -22,7 +22,7 @@ from ingest.simulate import simulate_alos2, simulate_sentinel1
 from shards.reader import Corpus
 from shards.verify import verify
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 RECIPE = "tiles: {size: 32}\nsampling: {max_tiles_per_scene: 4}\n"
 
 
