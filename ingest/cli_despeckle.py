@@ -57,9 +57,9 @@ def despeckle(
         json_out: print the result as JSON.
     """
     from ingest.despeckle_file import Output, despeckle_file, despeckle_stack
-    from ingest.speckle import default_threads
+    from ingest.threads import thread_count
 
-    how = Output(compress, threads or default_threads())
+    how = Output(compress, threads or thread_count())
     with _progress() as progress:
         if kind == "multitemporal":
             targets = despeckle_stack(paths, _folder(out), size, values, nodata, how, progress)

@@ -2,21 +2,20 @@
 
 import math
 from dataclasses import replace
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.land import GroundShares, own_shares
 from ingest.recipe import SpeckleRules
-from ingest.scene import Scene, SceneInfo, Window
+from ingest.scene import Scene, Window
 from ingest.speckle import filter_power, halo
 from ingest.speckle_statistics import bright_levels, estimate_looks
+from ingest.wrapper import SceneWrapper
 
 _WITHOUT_LOOKS = ("none", "boxcar", "frost")
 
 
-class Despeckled:
+class Despeckled(SceneWrapper):
     """A scene seen through a speckle filter; see :class:`ingest.scene.Scene`.
 
     A window is read with the filter's halo around it, so that how windows are cut never changes a pixel. ``threads``
@@ -27,14 +26,9 @@ class Despeckled:
     """
 
     def __init__(self, scene: Scene, rules: SpeckleRules, threads: int | None = None) -> None:
-        self._scene, self._rules, self._threads = scene, rules, threads
-        self._info = replace(scene.info, looks=_looks(scene, rules))
+        super().__init__(scene, replace(scene.info, looks=_looks(scene, rules)))  # the number that the filter uses
+        self._rules, self._threads = rules, threads
         self._bright = bright_levels(scene) if rules.kind == "lee-sigma" else None
-
-    @property
-    def info(self) -> SceneInfo:
-        """What is known of the scene; ``looks`` is the number that the filter uses."""
-        return self._info
 
     def power(self, window: Window) -> NDArray[np.float32]:
         """Read filtered linear power, (bands, rows, cols) float32, NaN where there is no data.
@@ -61,28 +55,6 @@ class Despeckled:
             sigma=rules.sigma,
             bright=self._bright,
         )
-
-    def label(self, window: Window) -> NDArray[np.uint8] | None:
-        """Read the scene's own labels."""
-        return self._scene.label(window)
-
-    def locate(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Give longitude and latitude as the scene does."""
-        return self._scene.locate(rows, cols)
-
-    def incidence_deg(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Give incidence angles as the scene does."""
-        return self._scene.incidence_deg(rows, cols)
-
-    def ground_shares(self, window: Window) -> GroundShares | None:
-        """Give the shares of land and water as the scene does."""
-        return own_shares(self._scene, window)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._scene.__exit__(*exc)
 
 
 def _looks(scene: Scene, rules: SpeckleRules) -> float:

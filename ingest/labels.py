@@ -4,19 +4,18 @@ import hashlib
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.record import digest
-from ingest.land import GroundShares, own_shares
 from ingest.legend import LabelRule, read_legend
 from ingest.raster import open_raster, read_window
-from ingest.scene import Scene, SceneInfo, SceneRejected, Window
+from ingest.scene import Scene, SceneRejected, Window
+from ingest.wrapper import SceneWrapper
 
 
-class Labelled:
+class Labelled(SceneWrapper):
     """A scene that takes its labels from a one-band uint8 GeoTIFF, pixel for pixel.
 
     ``legend.json`` beside the raster says which class ids there may be. Reading is safe from several threads.
@@ -24,14 +23,14 @@ class Labelled:
     """
 
     def __init__(self, scene: Scene, path: str) -> None:
-        self._scene, self._path = scene, path
+        self._path = path
         self._lock = threading.Lock()  # GDAL datasets are not thread-safe
         legend = legend_beside(Path(path))
         self._rule = LabelRule.of(read_legend(legend) if legend else None, None, ())
         with open(path, "rb") as file:
             labels = hashlib.file_digest(file, "sha256").hexdigest()
         # Other labels make another scene: what was built with the old ones must not be taken up.
-        self._info = replace(scene.info, fingerprint=digest([scene.info.fingerprint, labels]))
+        super().__init__(scene, replace(scene.info, fingerprint=digest([scene.info.fingerprint, labels])))
         self._raster = open_raster(path)
         try:
             self._check()
@@ -53,40 +52,15 @@ class Labelled:
                 f" scene's own, {info.grid.transform}"
             )
 
-    @property
-    def info(self) -> SceneInfo:
-        """What is known of the scene; the fingerprint is that of scene and labels."""
-        return self._info
-
-    def power(self, window: Window) -> NDArray[np.float32]:
-        """Read the scene's power."""
-        return self._scene.power(window)
-
     def label(self, window: Window) -> NDArray[np.uint8]:
         """Read class ids, (rows, cols) uint8. Raises SceneRejected for an id that the legend does not have."""
         with self._lock:
             values = read_window(self._raster, window)
         return self._rule.of_numbers(values, f"labels {self._path}")
 
-    def locate(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Place pixel centres as the scene does."""
-        return self._scene.locate(rows, cols)
-
-    def incidence_deg(self, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Give incidence angles as the scene does."""
-        return self._scene.incidence_deg(rows, cols)
-
-    def ground_shares(self, window: Window) -> GroundShares | None:
-        """Give the shares of land and water as the scene does."""
-        return own_shares(self._scene, window)
-
-    def __enter__(self) -> Self:
-        self._scene.__enter__()
-        return self
-
     def __exit__(self, *exc: object) -> None:
         self._raster.close()
-        self._scene.__exit__(*exc)
+        super().__exit__(*exc)
 
 
 def legend_beside(raster: Path) -> Path | None:

@@ -1,8 +1,9 @@
 """A scene at a glance: few of its lines, averaged on the ground, as statistics and as a picture."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,6 @@ def picture(look: Glance) -> bytes:
 
     Each colour runs from the 2nd to the 98th percentile of its decibels; no data is black.
     """
-    from PIL import Image
-
     with np.errstate(divide="ignore", invalid="ignore"):
         level = 10 * np.log10(np.maximum(look.power, _FLOOR))
     names = [*look.bands]
@@ -66,6 +65,13 @@ def picture(look: Glance) -> bytes:
     else:
         chosen = [names.index(n) for n in ("HH", "HV", "VV")] if {"HH", "HV", "VV"} <= {*names} else range(len(names))
         layers = [level[band] for band in chosen][: 3 if len(names) > 2 else 1]
+    return png(layers)
+
+
+def png(layers: Sequence[NDArray[np.floating[Any]]]) -> bytes:
+    """Give one layer of decibels in grey, or three as red, green and blue; NaN, no data, is black."""
+    from PIL import Image
+
     pixels = np.stack([_stretch(layer) for layer in layers], axis=-1)
     buffer = BytesIO()
     Image.fromarray(pixels if len(layers) == 3 else pixels[..., 0]).save(buffer, format="PNG", optimize=False)
@@ -114,7 +120,7 @@ def _decibels(power: float) -> float | None:
     return round(float(10 * np.log10(power)), 2) if power > 0 else None
 
 
-def _stretch(level: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _stretch(level: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     known = ~np.isnan(level)
     if not known.any():
         return np.full(level.shape, _BACKGROUND, np.uint8)

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -85,16 +86,29 @@ class DemFile(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _look(cls, value: Any) -> Any:
-        fields = {"path": value} if isinstance(value, str) else value
-        if not isinstance(fields, dict) or not fields.get("path"):
-            return fields
-        path = Path(fields["path"]).resolve()  # workers stand in other folders
-        if not path.is_file():
-            raise ValueError(f"there is no DEM at {path}")
-        found = _fingerprint(path)
-        if fields.get("fingerprint") not in (None, found):
-            raise ValueError(f"{path} has the fingerprint {found}, this recipe was made with {fields['fingerprint']}")
-        return {"path": str(path), "fingerprint": found}
+        return _named_by_content(value, "DEM", "fingerprint", _fingerprint)
+
+
+def _named_by_content(value: Any, what: str, field: str, name: Callable[[Path], str]) -> Any:
+    """Complete the fields of a file of a recipe, which may be its path alone, by what its content is called."""
+    fields = {"path": value} if isinstance(value, str) else value
+    if not isinstance(fields, dict) or not fields.get("path"):
+        return fields
+    path = Path(fields["path"]).resolve()  # workers stand in other folders
+    if not path.is_file():
+        raise ValueError(f"there is no {what} at {path}")
+    found = name(path)
+    if fields.get(field) not in (None, found):
+        raise ValueError(f"{path} has the {_SAID[field]} {found}, this recipe was made with {fields[field]}")
+    return {"path": str(path), field: found}
+
+
+_SAID = {"fingerprint": "fingerprint", "sha256": "SHA-256"}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fingerprint(path: Path) -> str:
@@ -156,17 +170,7 @@ class LandFile(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _look(cls, value: Any) -> Any:
-        fields = {"path": value} if isinstance(value, str) else value
-        if not isinstance(fields, dict) or not fields.get("path"):
-            return fields
-        path = Path(fields["path"]).resolve()  # workers stand in other folders
-        if not path.is_file():
-            raise ValueError(f"there is no file of land polygons at {path}")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if fields.get("sha256") not in (None, found):
-            raise ValueError(f"{path} has the SHA-256 {found}, this recipe was made with {fields['sha256']}")
-        return {"path": str(path), "sha256": found}
+        return _named_by_content(value, "file of land polygons", "sha256", _sha256)
 
 
 class TileRules(_Frozen):

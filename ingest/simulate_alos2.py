@@ -22,7 +22,7 @@ from ingest.simulate_alos2_slant import (
     line_bytes,
     write_complex_lines,
 )
-from ingest.simulate_ceos import descriptor, preamble, record
+from ingest.simulate_ceos import descriptor, image_descriptor, record, write_lines
 from ingest.simulate_leader import LONGEST_RECORD, leader, leader_records
 from ingest.simulate_scene import Strip, TruthRasters, strips
 from ingest.truth import Land, Place
@@ -128,35 +128,14 @@ def _line_bytes(of: MapAcquisition | SlantAcquisition) -> int:
 
 
 def _image_descriptor(of: MapAcquisition) -> bytes:
-    rows, cols = of.grid.rows, of.grid.cols
     locators = {296: "  13 4PB", 304: "  49 2PB", 312: "  45 4PB", 320: "  21 4PB", 328: "  29 4PB", 368: "  97 4PB"}
     fields: dict[tuple[int, int], str | int] = {
-        (180, 186): rows,
-        (186, 192): _line_bytes(of),
-        (216, 220): 16,
-        (220, 224): 1,
-        (224, 228): 2,
-        (232, 236): 1,
-        (236, 244): rows,
-        (244, 248): 0,
-        (248, 256): cols,
-        (256, 260): 0,
-        (260, 264): 0,
-        (264, 268): 0,
-        (268, 272): "BSQ",
-        (272, 274): 1,
-        (274, 276): 1,
-        (276, 280): _PREFIX_BYTES,
-        (280, 288): 2 * cols,
-        (288, 292): 0,
         **{(at, at + 8): text for at, text in locators.items()},
         (400, 428): "UNSIGNED INTEGER*2",
         (428, 432): "IU2",
-        (432, 436): 0,
-        (436, 440): 0,
         (440, 448): 65_535,
     }
-    return descriptor(1, (50, 192, 18, 18), 1, "AL2 SARCIMOP", fields)
+    return image_descriptor(of.grid.rows, of.grid.cols, _PREFIX_BYTES, (16, 1, 2), fields)
 
 
 def _write_lines(image: BinaryIO, of: MapAcquisition, polarisation: str, strip: Strip) -> None:
@@ -182,10 +161,7 @@ def _write_lines(image: BinaryIO, of: MapAcquisition, polarisation: str, strip: 
     lines["prf_mhz"] = 2_122_318
     _place_lines(lines, of, row)
     lines["pixels"] = pixels
-    raw = lines.view(np.uint8).reshape(len(row), length)
-    for number, line in zip(row, raw, strict=True):
-        line[:12] = np.frombuffer(preamble(int(number) + 2, _IMAGE_CODES, length), np.uint8)
-    image.write(raw.tobytes())
+    write_lines(image, lines, strip.row, _IMAGE_CODES)
 
 
 def _place_lines(lines: NDArray[np.void], of: MapAcquisition, row: NDArray[np.int64]) -> None:

@@ -15,7 +15,7 @@ from ingest.simulate_alos2_scene import (
     INCIDENCE_DEG,
     Acquisition,
 )
-from ingest.simulate_ceos import descriptor, preamble
+from ingest.simulate_ceos import image_descriptor, write_lines
 from ingest.simulate_pass import SPEED_OF_LIGHT_M_S, Orbit, Vector
 from ingest.simulate_scene import Strip
 from ingest.truth import Place
@@ -128,32 +128,8 @@ def _turned(range_m: Vector, angle: Vector, up: Vector, side: Vector) -> Vector:
 
 def complex_descriptor(of: SlantAcquisition) -> bytes:
     """Write the descriptor of an image of complex pixels."""
-    rows, cols = of.grid.rows, of.grid.cols
-    fields: dict[tuple[int, int], str | int] = {
-        (180, 186): rows,
-        (186, 192): line_bytes(of),
-        (216, 220): 32,
-        (220, 224): 2,
-        (224, 228): 8,
-        (232, 236): 1,
-        (236, 244): rows,
-        (244, 248): 0,
-        (248, 256): cols,
-        (256, 260): 0,
-        (260, 264): 0,
-        (264, 268): 0,
-        (268, 272): "BSQ",
-        (272, 274): 1,
-        (274, 276): 1,
-        (276, 280): PREFIX_BYTES,
-        (280, 288): 8 * cols,
-        (288, 292): 0,
-        (400, 428): "COMPLEX REAL*8",
-        (428, 432): "C*8",
-        (432, 436): 0,
-        (436, 440): 0,
-    }
-    return descriptor(1, (50, 192, 18, 18), 1, "AL2 SARCIMOP", fields)
+    fields = {(400, 428): "COMPLEX REAL*8", (428, 432): "C*8"}
+    return image_descriptor(of.grid.rows, of.grid.cols, PREFIX_BYTES, (32, 2, 8), fields)
 
 
 def line_bytes(of: SlantAcquisition) -> int:
@@ -182,10 +158,7 @@ def write_complex_lines(image: BinaryIO, of: SlantAcquisition, polarisation: str
     lines["prf_mhz"] = round(1e3 / LINE_INTERVAL_S)
     _place_lines(lines, of, row)
     lines["pixels"] = _pairs(power, strip.row, of.polarisations.index(polarisation))
-    raw = lines.view(np.uint8).reshape(len(row), length)
-    for number, line in zip(row, raw, strict=True):
-        line[:12] = np.frombuffer(preamble(int(number) + 2, _IMAGE_CODES, length), np.uint8)
-    image.write(raw.tobytes())
+    write_lines(image, lines, strip.row, _IMAGE_CODES)
 
 
 def _place_lines(lines: NDArray[np.void], of: SlantAcquisition, row: NDArray[np.int64]) -> None:

@@ -2,6 +2,10 @@
 
 import struct
 from collections.abc import Mapping
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 Codes = tuple[int, int, int, int]
 Fields = Mapping[tuple[int, int], str | int]
@@ -46,6 +50,43 @@ def descriptor(sequence: int, codes: Codes, file_number: int, file_name: str, fi
         (108, 112): 4,
     }
     return record(sequence, codes, 720, {**common, **fields})
+
+
+def image_descriptor(rows: int, cols: int, prefix_bytes: int, pixel: tuple[int, int, int], fields: Fields) -> bytes:
+    """Write the descriptor of an image file; ``pixel`` is bits per sample, samples and bytes per pixel."""
+    bits, samples, size = pixel
+    common: dict[tuple[int, int], str | int] = {
+        (180, 186): rows,
+        (186, 192): prefix_bytes + size * cols,
+        (216, 220): bits,
+        (220, 224): samples,
+        (224, 228): size,
+        (232, 236): 1,
+        (236, 244): rows,
+        (244, 248): 0,
+        (248, 256): cols,
+        (256, 260): 0,
+        (260, 264): 0,
+        (264, 268): 0,
+        (268, 272): "BSQ",
+        (272, 274): 1,
+        (274, 276): 1,
+        (276, 280): prefix_bytes,
+        (280, 288): size * cols,
+        (288, 292): 0,
+        (432, 436): 0,
+        (436, 440): 0,
+    }
+    return descriptor(1, (50, 192, 18, 18), 1, "AL2 SARCIMOP", {**common, **fields})
+
+
+def write_lines(image: BinaryIO, lines: NDArray[np.void], first_row: int, codes: Codes) -> None:
+    """Append a record for each line of an image, from ``first_row`` on; ``lines`` has room for their preambles."""
+    length = lines.dtype.itemsize
+    raw = lines.view(np.uint8).reshape(len(lines), length)
+    for number, line in enumerate(raw, first_row + 2):
+        line[:12] = np.frombuffer(preamble(number, codes, length), np.uint8)
+    image.write(raw.tobytes())
 
 
 def fixed(value: float, width: int = 16, digits: int = 7) -> str:

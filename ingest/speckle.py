@@ -4,13 +4,9 @@ What they compute is in ``speckle_local`` (boxcar, Lee, Kuan, enhanced Lee, Gamm
 ``speckle_refined`` and ``speckle_sigma``; sums over windows and the rule at edges are in ``speckle_window``.
 """
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
 
-import numba
 import numpy as np
 
 from infra.errors import UsageError
@@ -20,6 +16,7 @@ from ingest.speckle_local import BOXCAR, ENHANCED_LEE, GAMMA_MAP, KUAN, LEE, loc
 from ingest.speckle_refined import REFINED_SIZE, refined_rows
 from ingest.speckle_sigma import SIGMA_HALO, SIGMAS, sigma_range, sigma_rows
 from ingest.speckle_window import Power
+from ingest.threads import over_lines
 
 _LOCAL = {"boxcar": BOXCAR, "lee": LEE, "kuan": KUAN, "enhanced-lee": ENHANCED_LEE, "gamma-map": GAMMA_MAP}
 
@@ -58,8 +55,8 @@ def filter_power(
     ``looks`` is the equivalent number of looks of the speckle; boxcar, Frost and (away from no-data) refined Lee do
     without. ``damping`` is Frost's, enhanced Frost's and enhanced Lee's. Lee sigma takes ``sigma``, the share of the
     speckle's distribution (0.5, 0.6, ... 0.9), and ``bright``, for each band the power above which a pixel may be a
-    bright target (the scene's 98th percentile; without it none is). ``threads`` defaults to what numba would use.
-    Raises UsageError for a wrong size, number of looks, damping or sigma.
+    bright target (the scene's 98th percentile; without it none is). ``threads`` defaults to
+    :func:`ingest.threads.thread_count`. Raises UsageError for a wrong size, number of looks, damping or sigma.
     """
     margin = halo(kind, size)
     if kind == "none":
@@ -84,26 +81,9 @@ def filter_power(
             rows = partial(sigma_rows, power[band], size, looks, sigma_range(looks, sigma), limit)
         else:
             rows = partial(frost_rows, power[band], rings(margin), margin, looks, damping, kind == "enhanced-frost")
-        _spread(rows, out[band], threads or default_threads())
+        over_lines(partial(_fill, rows, out[band]), power.shape[1], _ROWS_PER_THREAD, threads)
     return out
 
 
-def _spread(rows: Callable[[int, int, Power], None], out: Power, threads: int) -> None:
-    """Fill ``out`` by parts of its rows, each in a thread."""
-    height = out.shape[0]
-    count = max(1, min(threads, height // _ROWS_PER_THREAD))
-    parts = list(pairwise(height * n // count for n in range(count + 1)))
-    if count == 1:
-        rows(0, height, out)
-        return
-    # Plain threads, not numba's: they may be used from many threads at once and survive a fork.
-    with ThreadPoolExecutor(count) as pool:
-        for done in [pool.submit(rows, first, last, out) for first, last in parts]:
-            done.result()
-
-
-def default_threads() -> int:
-    """Give the number of threads that numba would use."""
-    limit = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(limit, int(asked)) if asked.isdigit() and int(asked) else limit
+def _fill(rows: Callable[[int, int, Power], None], out: Power, first: int, last: int) -> None:
+    rows(first, last, out)

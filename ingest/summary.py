@@ -1,11 +1,10 @@
 """What a report shows of a scene, gathered while its tiles pass: a quicklook and a histogram per polarisation."""
 
-from io import BytesIO
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest.quality import add_to_summary
+from ingest.quicklook import png
 from shards.tile import MOST_CODE, DbScale, Tile
 
 QUICKLOOK_PX = 384
@@ -45,25 +44,7 @@ class SceneSummary:
 
     def quicklook(self) -> bytes:
         """Give a PNG: one band in grey, two as (first, second, first - second) in red, green and blue."""
-        from PIL import Image
-
         with np.errstate(invalid="ignore"):
             code = np.where(self._count > 0, self._sum / np.maximum(self._count, 1), np.nan)
         level = self.scale.floor_db + (code - 1) * self.scale.step_db
-        layers = [_stretch(band) for band in level[:2]]
-        if len(layers) == 2:
-            layers.append(_stretch(level[0] - level[1]))
-        picture = np.stack(layers, axis=-1) if len(layers) == 3 else layers[0]
-        buffer = BytesIO()
-        Image.fromarray(picture).save(buffer, format="PNG", optimize=False)
-        return buffer.getvalue()
-
-
-def _stretch(level: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Map the 2nd to 98th percentile to 16..255; no-data is 0."""
-    valid = level[~np.isnan(level)]
-    if valid.size == 0:
-        return np.zeros(level.shape, np.uint8)
-    low, high = np.percentile(valid, (2, 98))
-    scaled = 16 + 239 * (level - low) / max(high - low, 1e-6)
-    return np.where(np.isnan(level), 0, np.clip(scaled, 16, 255)).astype(np.uint8)
+        return png([level[0], level[1], level[0] - level[1]] if len(level) > 1 else [level[0]])
