@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pretrain.di3cl_run import AugmentConfig
+from pretrain.pair_run import AugmentConfig
 
 JITTER, ORDER, BRIGHTNESS, CONTRAST, BLUR, SIGMA = range(6)
 """Which of a sample's numbers decides what."""

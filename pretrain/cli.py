@@ -51,7 +51,7 @@ def di3cl(
 
     from pretrain.launch import Job, default_threads, launch
 
-    job = Job(resolved, data, out, device, threads or default_threads(ranks))
+    job = Job("di3cl", resolved, data, out, device, threads or default_threads(ranks))
     summary = launch(job, ranks=ranks, address=ray_address if ranks > 1 else None, max_failures=max_failures)
     if summary is not None and not summary.finished:
         raise PartialError(

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from infra.errors import UsageError
 from infra.world import World
-from pretrain.augment import augment
 from pretrain.config import EncoderConfig
 from pretrain.di3cl_run import DI3CLRun, HeadConfig
-from pretrain.encoder import STRIDES, ResNet, match_bands, normalise, to_grey
+from pretrain.encoder import STRIDES, ResNet
 from pretrain.export import load_weights
+from pretrain.inputs import check_pairs, encoder_input
 from pretrain.parts import Queue, Shuffle, agreement, contrast, follow, freeze, matches, projector, spread, unit
 from pretrain.regions import region_pool
 from pretrain.views import PairDraw
@@ -64,17 +64,37 @@ class DI3CL:
     """The learner. Batches are what :class:`pretrain.views.PairDraw` gives; ``scale`` is the corpus's."""
 
     def __init__(self, config: DI3CLRun, scale: DbScale, world: World) -> None:
-        check(config, world)
+        self.check(config, world)
         self._config, self._scale, self._world = config, scale, world
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self._network = DI3CLNetwork(config)
         self._keys: dict[str, Tensor] = {}
 
+    @staticmethod
+    def check(config: DI3CLRun, world: World) -> None:
+        """Refuse dials that do not fit each other (UsageError)."""
+        check_pairs(config, world)
+        v = config.views
+        if v.min_box_px >= v.size_px:
+            raise UsageError(
+                f"boxes of at least {v.min_box_px} px do not fit views of {v.size_px} px (--views.min-box-px)"
+            )
+        if config.contrast.queue % config.batch:
+            raise UsageError(
+                f"a queue of {config.contrast.queue} keys does not hold a whole number of batches of {config.batch}"
+                " (--contrast.queue, --batch)"
+            )
+
     @property
     def module(self) -> DI3CLNetwork:
         """Everything to be saved."""
         return self._network
+
+    @property
+    def encoder(self) -> ResNet:
+        """The query side's encoder."""
+        return self._network.query.encoder
 
     @property
     def draw(self) -> PairDraw:
@@ -135,33 +155,7 @@ class DI3CL:
         return order.restored(instance), order.restored(contour), key.region(regions.flatten(0, 1))
 
     def _see(self, codes: Tensor, numbers: Tensor) -> Tensor:
-        """Give the encoder's input of codes (N, bands, H, W), augmented by the samples' numbers."""
-        c = self._config
-        with torch.autocast(codes.device.type, enabled=False):  # greys have more levels than bf16
-            grey, valid = to_grey(codes, self._scale, c.input)
-            x = normalise(augment(grey, valid, numbers, c.augment), valid, c.input)
-        if x.is_cuda:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return match_bands(x, c.encoder.bands)
+        return encoder_input(codes, numbers, self._scale, self._config)
 
     def _pool(self, maps: Tensor, boxes: Tensor) -> Tensor:
         return region_pool(maps, boxes, STRIDES[-1], most=max(maps.shape[-2:]))
-
-
-def check(config: DI3CLRun, world: World) -> None:
-    """Refuse dials that do not fit each other (UsageError)."""
-    v = config.views
-    if v.size_px % STRIDES[-1]:
-        raise UsageError(f"views of {v.size_px} px: the encoder needs a multiple of {STRIDES[-1]} (--views.size-px)")
-    if v.min_box_px >= v.size_px:
-        raise UsageError(f"boxes of at least {v.min_box_px} px do not fit views of {v.size_px} px (--views.min-box-px)")
-    if config.batch % world.size or config.batch // world.size < 2:
-        raise UsageError(
-            f"a batch of {config.batch} on {world.size} ranks: expected a multiple of the ranks with at least 2"
-            " samples for each (--batch)"
-        )
-    if config.contrast.queue % config.batch:
-        raise UsageError(
-            f"a queue of {config.contrast.queue} keys does not hold a whole number of batches of {config.batch}"
-            " (--contrast.queue, --batch)"
-        )

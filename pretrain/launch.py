@@ -17,17 +17,18 @@ from infra.record import sha256
 from infra.store import Store, StoreError, absolute, open_store
 from infra.world import Device, World, current
 from pretrain.config import InputSpec, run_digest, validate
-from pretrain.di3cl import DI3CL, check
-from pretrain.di3cl_run import DI3CLRun
 from pretrain.export import EncoderCard, read_weights_file, save_encoder
+from pretrain.learner import Pretrainer
+from pretrain.learners import LEARNERS
 from pretrain.loop import Summary, claim, train
+from pretrain.methods import RUNS
+from pretrain.pair_run import PairRun
 from pretrain.reading import open_corpus, open_feed, teller
 from pretrain.run_folder import ENCODER, METRICS, brief
 from shards.manifest import Manifest
 from shards.plan import Plan
 from shards.reader import Corpus
 
-METHOD = "di3cl"
 WATCH_EVERY_S = 5.0
 MAX_SATURATED_SHARE = 0.5
 
@@ -36,7 +37,8 @@ MAX_SATURATED_SHARE = 0.5
 class Job:
     """A run with where it reads and writes: what every rank is told."""
 
-    config: DI3CLRun
+    method: str
+    config: PairRun
     data: str
     out: str
     device: Device = "auto"
@@ -45,6 +47,7 @@ class Job:
     def plain(self) -> dict[str, Any]:
         """Give the job as plain data, for the way to other machines."""
         return {
+            "method": self.method,
             "config": self.config.model_dump(mode="json"),
             "data": absolute(self.data),
             "out": absolute(self.out),
@@ -73,7 +76,7 @@ def launch(job: Job, *, ranks: int = 1, address: str | None = None, max_failures
             cpus_per_rank=max(1, job.threads),
             address=address,
             max_failures=max_failures,
-            name=f"pretrain-{METHOD}",
+            name=f"pretrain-{job.method}",
             storage=storage,
         )
     return None
@@ -81,10 +84,10 @@ def launch(job: Job, *, ranks: int = 1, address: str | None = None, max_failures
 
 def preflight(job: Job, ranks: int) -> None:
     """Refuse at once what every rank would refuse after its start: dials, corpus, another run in ``out``."""
-    check(job.config, World(size=ranks))
+    LEARNERS[job.method].check(job.config, World(size=ranks))
     corpus = Corpus.open(job.data)
     check_levels(corpus, job.config.input)
-    claim(open_store(job.out), identity(job.config, corpus.manifest), job.config, World())
+    claim(open_store(job.out), identity(job.method, job.config, corpus.manifest), job.config, World())
 
 
 @contextmanager
@@ -94,7 +97,7 @@ def _watched(job: Job) -> Iterator[None]:
 
     def watch() -> None:
         store = open_store(job.out)
-        with Steps(METHOD, 0, job.config.steps) as steps:
+        with Steps(job.method, 0, job.config.steps) as steps:
             while not over.wait(WATCH_EVERY_S):
                 with suppress(StoreError):
                     if line := last_line(store, METRICS):
@@ -111,8 +114,8 @@ def _watched(job: Job) -> Iterator[None]:
 
 def work_of_rank(plain: Mapping[str, Any]) -> None:
     """Do one rank's part; what Ray calls in each worker, with the process group up."""
-    config = validate(DI3CLRun, plain["config"], "job")
-    job = Job(config, plain["data"], plain["out"], plain["device"], max(1, plain["threads"]))
+    config = validate(RUNS[plain["method"]], plain["config"], "job")
+    job = Job(plain["method"], config, plain["data"], plain["out"], plain["device"], max(1, plain["threads"]))
     work(job, current(job.device))
 
 
@@ -123,14 +126,14 @@ def work(job: Job, world: World) -> Summary:
     config, store = job.config, open_store(job.out)
     corpus = open_corpus(job.data, config.reading)
     check_levels(corpus, config.input)
-    learner = DI3CL(config, corpus.scale, world)
+    learner = LEARNERS[job.method](config, corpus.scale, world)
     plan = Plan(corpus.shard_counts(), config.seed, config.lanes, config.batch, weights=corpus.weights())
-    run = identity(config, corpus.manifest)
+    run = identity(job.method, config, corpus.manifest)
     with open_feed(config.reading, corpus, plan, learner.draw, world) as feed:
         tell = teller(config.reading, feed, world)
-        summary = train(learner, feed, config, world, store, run, title=METHOD, tell=tell)
+        summary = train(learner, feed, config, world, store, run, title=job.method, tell=tell)
     if summary.finished and world.lead:
-        _export(learner, corpus, store, run, config, summary.step)
+        _export(learner, corpus, store, run, job, summary.step)
     return summary
 
 
@@ -152,23 +155,24 @@ def check_levels(corpus: Corpus, spec: InputSpec) -> None:
         )
 
 
-def identity(config: DI3CLRun, manifest: Manifest) -> dict[str, Any]:
+def identity(method: str, config: PairRun, manifest: Manifest) -> dict[str, Any]:
     """Give all that decides the result of a run: method, dials, corpus, and the content of starting weights."""
     dials = config.identity()
     if config.encoder.weights is not None:
         dials["encoder"]["weights"] = sha256(read_weights_file(config.encoder.weights))
     return {
-        "method": METHOD,
+        "method": method,
         "dials": dials,
         "manifest": manifest.digest,
         "pixels": manifest.pixels_digest,
     }
 
 
-def _export(learner: DI3CL, corpus: Corpus, store: Store, run: Mapping[str, Any], config: DI3CLRun, step: int) -> None:
+def _export(learner: Pretrainer, corpus: Corpus, store: Store, run: Mapping[str, Any], job: Job, step: int) -> None:
+    config = job.config
     bands = 1 if config.views.bands == "one" else corpus.shape(0)[0]
     card = EncoderCard(
-        method=METHOD,
+        method=job.method,
         depth=config.encoder.depth,
         bands=config.encoder.bands,
         input=config.input.model_copy(update={"bands": bands}),
@@ -178,7 +182,7 @@ def _export(learner: DI3CL, corpus: Corpus, store: Store, run: Mapping[str, Any]
         run_digest=run_digest(run),
         step=step,
     )
-    save_encoder(store, ENCODER, learner.module.query.encoder, card)
+    save_encoder(store, ENCODER, learner.encoder, card)
 
 
 def default_threads(ranks: int) -> int:

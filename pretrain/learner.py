@@ -1,10 +1,17 @@
 """The seam between a method and the loop that trains it."""
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from infra.world import World
+from pretrain.encoder import ResNet
+from shards.tile import DbScale
+
+if TYPE_CHECKING:
+    from shards.feed import Draw
 
 
 class Learner(Protocol):
@@ -29,6 +36,27 @@ class Learner(Protocol):
 
     def after_step(self, step: int) -> None:
         """Do what follows an optimiser step (queues, momentum twin)."""
+        ...
+
+
+class Pretrainer(Learner, Protocol):
+    """A method that learns an encoder from tiles without labels."""
+
+    def __init__(self, config: Any, scale: DbScale, world: World) -> None: ...
+
+    @staticmethod
+    def check(config: Any, world: World) -> None:
+        """Refuse dials that do not fit each other or the ranks (UsageError), before anything is built."""
+        ...
+
+    @property
+    def draw(self) -> "Draw":
+        """What turns a tile into a sample."""
+        ...
+
+    @property
+    def encoder(self) -> ResNet:
+        """What the run is for."""
         ...
 
 

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.di3cl_run import ViewConfig
+from pretrain.pair_run import ViewConfig
 from pretrain.resize import resized_crop
 from shards.tile import Tile
 

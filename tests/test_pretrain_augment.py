@@ -7,7 +7,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from pretrain.augment import BLUR, BRIGHTNESS, CONTRAST, JITTER, ORDER, SIGMA, augment, blur, blur_sigmas, jitter
-from pretrain.di3cl_run import AugmentConfig
+from pretrain.pair_run import AugmentConfig
 
 CONFIG = AugmentConfig()
 PLACES = {

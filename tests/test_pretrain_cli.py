@@ -13,7 +13,8 @@ from infra.command import exit_code
 from infra.errors import UsageError
 from pretrain.cli import app
 from pretrain.config import Optim, resolve
-from pretrain.di3cl_run import DI3CLRun, ViewConfig
+from pretrain.di3cl_run import DI3CLRun
+from pretrain.pair_run import ViewConfig
 
 
 def test_help_needs_no_torch_and_fits_eighty_columns():

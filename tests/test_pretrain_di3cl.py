@@ -14,9 +14,10 @@ from torch.nn import functional
 from infra.errors import UsageError
 from infra.world import World
 from pretrain.config import EncoderConfig
-from pretrain.di3cl import DI3CL, check
-from pretrain.di3cl_run import ContrastConfig, DI3CLRun, HeadConfig, ViewConfig
+from pretrain.di3cl import DI3CL
+from pretrain.di3cl_run import ContrastConfig, DI3CLRun, HeadConfig
 from pretrain.encoder import to_input
+from pretrain.pair_run import ViewConfig
 from pretrain.regions import region_pool
 from shards.feed import generator
 from shards.tile import DbScale
@@ -162,7 +163,7 @@ def test_two_bands_together_or_one_repeated(bands: int):
 )
 def test_dials_that_do_not_fit_are_refused(change: dict[str, Any], message: str):
     with pytest.raises(UsageError, match=message):
-        check(CONFIG.model_copy(update=change), World(0, 2))
+        DI3CL.check(CONFIG.model_copy(update=change), World(0, 2))
 
 
 def _share(b: dict[str, Tensor], world: World) -> dict[str, Tensor]:

@@ -10,8 +10,9 @@ from corpora import make_corpus
 from infra.log import read_lines
 from infra.store import open_store
 from pretrain.config import EncoderConfig, Keeping
-from pretrain.di3cl_run import ContrastConfig, DI3CLRun, HeadConfig, ViewConfig
+from pretrain.di3cl_run import ContrastConfig, DI3CLRun, HeadConfig
 from pretrain.launch import Job, launch
+from pretrain.pair_run import ViewConfig
 from pretrain.run_folder import METRICS
 
 RUN = DI3CLRun(
@@ -32,10 +33,10 @@ def test_steps_on_a_gpu_are_finite_and_resume(tmp_path: Path) -> None:
     corpus = str(tmp_path / "corpus")
     make_corpus(corpus, [6, 6])
     out = str(tmp_path / "run")
-    launch(Job(RUN.model_copy(update={"steps": 4}), corpus, out, "cuda", 1))
+    launch(Job("di3cl", RUN.model_copy(update={"steps": 4}), corpus, out, "cuda", 1))
     lines = read_lines(open_store(out), METRICS)
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
     assert all(math.isfinite(line["loss"]) for line in lines)
-    again = launch(Job(RUN, corpus, out, "cuda", 1))
+    again = launch(Job("di3cl", RUN, corpus, out, "cuda", 1))
     assert again is not None
     assert (again.began, again.finished) == (4, True)

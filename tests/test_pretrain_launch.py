@@ -14,7 +14,7 @@ from infra.log import read_lines
 from infra.store import open_store
 from infra.world import World
 from pretrain.config import InputSpec, resolve, run_digest
-from pretrain.di3cl import check
+from pretrain.di3cl import DI3CL
 from pretrain.di3cl_run import DI3CLRun
 from pretrain.encoder import ResNet
 from pretrain.export import load_encoder
@@ -44,13 +44,13 @@ def manifest_of(corpus: str) -> Manifest:
 
 
 def test_a_run_leaves_its_record_its_log_and_an_encoder_that_loads(tmp_path: Path, corpus: str):
-    job = Job(SMALL, corpus, str(tmp_path), "cpu", 1)
+    job = Job("di3cl", SMALL, corpus, str(tmp_path), "cpu", 1)
     summary = launch(job)
     assert summary is not None
     assert (summary.step, summary.finished) == (3, True)
     manifest = manifest_of(corpus)
     encoder, card = load_encoder(f"{tmp_path}/encoder.safetensors")
-    assert card.run_digest == run_digest(identity(SMALL, manifest)) == read_run(str(tmp_path)).digest
+    assert card.run_digest == run_digest(identity("di3cl", SMALL, manifest)) == read_run(str(tmp_path)).digest
     assert (card.manifest_digest, card.pixels_digest) == (manifest.digest, manifest.pixels_digest)
     assert (card.step, card.depth, card.bands, card.input.bands, card.method) == (3, 18, 1, 1, "di3cl")
     assert encoder(torch.zeros(1, 1, 32, 32))[-1].shape == (1, 512, 1, 1)
@@ -65,7 +65,7 @@ def _work(world: World, job: Job) -> int:
 
 
 def test_two_ranks_read_their_shares_of_the_same_order(tmp_path: Path, corpus: str):
-    job = Job(SMALL, corpus, f"{tmp_path}/out", "cpu", 1)
+    job = Job("di3cl", SMALL, corpus, f"{tmp_path}/out", "cpu", 1)
     assert run_ranks(_work, job, 2, tmp_path) == [3, 3]
     lines = read_lines(open_store(job.out), "metrics")
     assert [line["step"] for line in lines] == [0, 1, 2]
@@ -74,10 +74,10 @@ def test_two_ranks_read_their_shares_of_the_same_order(tmp_path: Path, corpus: s
 
 def test_identity_ignores_where_and_how_fast_and_heeds_what(tmp_path: Path, corpus: str):
     manifest = manifest_of(corpus)
-    name = run_digest(identity(SMALL, manifest))
+    name = run_digest(identity("di3cl", SMALL, manifest))
 
     def changed(**update: object) -> str:
-        return run_digest(identity(SMALL.model_copy(update=update), manifest))
+        return run_digest(identity("di3cl", SMALL.model_copy(update=update), manifest))
 
     assert changed(log_every=7, reading=SMALL.reading.model_copy(update={"threads": 9})) == name
     assert changed(checkpoint=SMALL.checkpoint.model_copy(update={"every": 9})) == name
@@ -93,17 +93,17 @@ def test_identity_ignores_where_and_how_fast_and_heeds_what(tmp_path: Path, corp
 
 
 def test_what_ranks_would_refuse_is_refused_before_they_start(tmp_path: Path, corpus: str):
-    preflight(Job(SMALL, corpus, str(tmp_path)), 2)
+    preflight(Job("di3cl", SMALL, corpus, str(tmp_path)), 2)
     with pytest.raises(UsageError, match="multiple of the ranks"):
-        preflight(Job(SMALL, corpus, str(tmp_path)), 3)
+        preflight(Job("di3cl", SMALL, corpus, str(tmp_path)), 3)
     with pytest.raises(UsageError, match="another --out"):
-        preflight(Job(SMALL.model_copy(update={"seed": 5}), corpus, str(tmp_path)), 2)
+        preflight(Job("di3cl", SMALL.model_copy(update={"seed": 5}), corpus, str(tmp_path)), 2)
 
 
 def test_a_corpus_that_would_be_all_white_is_refused_with_a_range_that_fits(tmp_path: Path, corpus: str):
     dials = {"lo_db": -90.0, "hi_db": -60.0}
     with pytest.raises(UsageError, match=r"100% of the tiles.*--input\.lo-db -\d+ --input\.hi-db") as refused:
-        preflight(Job(SMALL.model_copy(update={"input": InputSpec(**dials)}), corpus, str(tmp_path)), 2)
+        preflight(Job("di3cl", SMALL.model_copy(update={"input": InputSpec(**dials)}), corpus, str(tmp_path)), 2)
     words = str(refused.value).split()
     fitting = InputSpec(lo_db=float(words[-3]), hi_db=float(words[-1]))
     check_levels(Corpus.open(corpus), fitting)
@@ -114,7 +114,7 @@ def test_named_runs_resolve(name: str):
     resolved = resolve(DI3CLRun, run=name)
     assert (resolved.loss.instance, resolved.loss.contour, resolved.loss.region) == (0.8, 0.2, 5.0)
     assert resolved.contrast.temperature == 0.2
-    check(resolved, World(size=2))
+    DI3CL.check(resolved, World(size=2))
 
 
 def test_the_paper_run_has_the_published_numbers():
@@ -132,7 +132,7 @@ def test_a_gang_under_ray_trains_and_a_second_start_goes_on(
     tmp_path: Path, corpus: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)  # the ranks stand elsewhere
-    job = Job(SMALL.model_copy(update={"log_every": 1}), os.path.relpath(corpus), "run", "cpu", 1)
+    job = Job("di3cl", SMALL.model_copy(update={"log_every": 1}), os.path.relpath(corpus), "run", "cpu", 1)
     launch(job, ranks=2)
     assert read_run(job.out).checkpoint_steps == (3,)
     before = open_store(job.out).get("encoder.safetensors")

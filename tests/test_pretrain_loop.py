@@ -23,8 +23,9 @@ from infra.world import World
 from pretrain.checkpoint import latest
 from pretrain.config import EncoderConfig, Keeping, LoopConfig, Optim, run_digest
 from pretrain.di3cl import DI3CL
-from pretrain.di3cl_run import ContrastConfig, DI3CLRun, HeadConfig, ViewConfig
+from pretrain.di3cl_run import ContrastConfig, DI3CLRun, HeadConfig
 from pretrain.loop import Diverged, Summary, learning_rate, train
+from pretrain.pair_run import ViewConfig
 from pretrain.run_folder import checkpoint_keys
 from shards.feed import Batch, generator
 from shards.tile import DbScale

@@ -44,7 +44,7 @@ def test_a_corpus_in_a_bucket_is_kept_where_the_dials_say(s3_url: str, tmp_path:
 
 def test_the_numbers_of_reading_are_logged_and_told_to_prometheus(corpus: str, tmp_path: Path):
     config = DI3CLRun.model_validate(SMALL | {"reading": {"prometheus": str(tmp_path / "prom")}})
-    assert launch(Job(config, corpus, str(tmp_path / "run"), "cpu", 1)) is not None
+    assert launch(Job("di3cl", config, corpus, str(tmp_path / "run"), "cpu", 1)) is not None
     lines = read_lines(open_store(str(tmp_path / "run")), "metrics")
     assert lines[0]["bytes_per_s"] > 0  # later all is read ahead
     assert all("bytes_per_s" in line and "retries" not in line for line in lines)
@@ -88,7 +88,7 @@ def test_a_run_with_reader_actors_is_the_run_without(corpus: str, tmp_path: Path
     for readers in (0, 2):
         reading = {"readers": readers, "reader_cpus": 0.5}
         config = DI3CLRun.model_validate(SMALL | {"reading": reading})
-        assert launch(Job(config, corpus, str(tmp_path / str(readers)), "cpu", 1)) is not None
+        assert launch(Job("di3cl", config, corpus, str(tmp_path / str(readers)), "cpu", 1)) is not None
     logs = [read_lines(open_store(str(tmp_path / n)), "metrics") for n in ("0", "2")]
     curves = [[(line["step"], line["loss"], line["grad_norm"]) for line in log] for log in logs]
     assert curves[0] == curves[1]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pretrain import views
-from pretrain.di3cl_run import ViewConfig
+from pretrain.pair_run import ViewConfig
 from pretrain.resize import resized_crop
 from pretrain.views import PairDraw, draw_boxes, draw_pair, project, shared_ground
 from shards.tile import Tile

@@ -1,0 +1,33 @@
+"""From the codes of a view to the encoder's input: greys, augmentation, normalisation, bands."""
+
+import torch
+from torch import Tensor
+
+from infra.errors import UsageError
+from infra.world import World
+from pretrain.augment import augment
+from pretrain.encoder import STRIDES, match_bands, normalise, to_grey
+from pretrain.pair_run import PairRun
+from shards.tile import DbScale
+
+
+def encoder_input(codes: Tensor, numbers: Tensor, scale: DbScale, config: PairRun) -> Tensor:
+    """Give the encoder's input (N, bands, H, W) of codes (N, bands, H, W), augmented by the samples' numbers (N, 8)."""
+    with torch.autocast(codes.device.type, enabled=False):  # greys have more levels than bf16
+        grey, valid = to_grey(codes, scale, config.input)
+        x = normalise(augment(grey, valid, numbers, config.augment), valid, config.input)
+    if x.is_cuda:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return match_bands(x, config.encoder.bands)
+
+
+def check_pairs(config: PairRun, world: World) -> None:
+    """Refuse views that no encoder takes, and batches that do not divide (UsageError)."""
+    v = config.views
+    if v.size_px % STRIDES[-1]:
+        raise UsageError(f"views of {v.size_px} px: the encoder needs a multiple of {STRIDES[-1]} (--views.size-px)")
+    if config.batch % world.size or config.batch // world.size < 2:
+        raise UsageError(
+            f"a batch of {config.batch} on {world.size} ranks: expected a multiple of the ranks with at least 2"
+            " samples for each (--batch)"
+        )
