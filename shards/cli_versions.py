@@ -29,6 +29,8 @@ def select(
     balance: str | None = None,
     most: Annotated[int, Parameter(validator=Number(gte=1))] = 1000,
     drop_twins: Annotated[bool, Flag] = False,
+    drop_alike: Annotated[float | None, Parameter(validator=Number(gt=0.5, lt=1))] = None,
+    threads: Annotated[int, Parameter(validator=Number(gte=1))] = 2,
     seed: int = 0,
     tag: Tag = None,
     json_: Json = False,
@@ -42,6 +44,9 @@ def select(
         balance: keep at most --most tiles for each value of this column.
         most: how many tiles of each value.
         drop_twins: keep one of several tiles with the same pixels.
+        drop_alike: keep one of several tiles that look alike, as the same ground on another date: their levels on
+            a grid of 8 x 8 cells correlate by at least this much, such as 0.98. Reads every tile.
+        threads: of reading, for --drop-alike.
         seed: decides which tiles are kept where not all can be.
     """
     from shards import derive
@@ -54,6 +59,12 @@ def select(
     if drop_twins:
         chosen &= derive.first_of_twins(corpus.table)
         dials["drop_twins"] = True
+    if drop_alike is not None:
+        from shards.alike import CELLS, first_of_alike
+
+        with Steps("tiles", 0, int(chosen.sum())) as steps:
+            chosen = first_of_alike(corpus, chosen, drop_alike, threads=threads, done=steps.update)
+        dials |= {"drop_alike": drop_alike, "signature": f"mean dB on {CELLS} x {CELLS} cells"}
     if balance is not None:
         left = derive.balanced(corpus.table.filter(chosen), balance, most, seed)
         chosen[chosen.nonzero()[0][~left]] = False

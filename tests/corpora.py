@@ -57,14 +57,18 @@ def make_source(scene: str, tiles: int) -> Source:
 
 
 def make_corpus(
-    url: str, counts: Sequence[int] = (7, 4, 9), codec="npy", max_bytes=8192, rows_per_part=1_000_000, **options
+    url: str,
+    counts: Sequence[int] = (7, 4, 9),
+    codec="npy",
+    max_bytes=8192,
+    rows_per_part=1_000_000,
+    tiles=scene_tiles,
+    **options,
 ) -> tuple[Store, Manifest]:
-    """Write scenes of so many tiles each and publish them."""
+    """Write scenes of so many tiles each, made by ``tiles``, and publish them."""
     store = open_store(url)
     scenes = {f"scene-{n}": count for n, count in enumerate(counts)}
-    units = [
-        write_unit(store, name, scene_tiles(name, count, **options), codec, max_bytes) for name, count in scenes.items()
-    ]
+    units = [write_unit(store, name, tiles(name, count, **options), codec, max_bytes) for name, count in scenes.items()]
     corpus = join_units(units)
     recipe = {"tiles": {"size": options.get("size", 16)}}
     manifest = Manifest(

@@ -142,3 +142,10 @@ def test_readme_tree_is_true() -> None:
     assert sorted(named - files) == []
     wanted = {f for f in files if f.split("/")[0] in PACKAGES and not f.endswith("__init__.py")}
     assert sorted(wanted - named) == []
+
+
+def test_every_promise_of_the_readme_names_a_test_that_is_there() -> None:
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "README.md").read_text())
+    assert len(named) >= 17
+    missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in (ROOT / "tests" / file).read_text()]
+    assert not missing

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -245,3 +248,29 @@ def test_a_build_that_was_overtaken_is_a_conflict(
 def test_workers_are_at_least_one(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build(scenes, "--out", tmp_path / "out", "--workers", "0") == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_clock_time_zone_hash_seed_language_and_place_do_not_change_a_byte(
+    scenes: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """Another process on another machine, as far as one machine can be another: its clock is 26 hours ahead."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time\nreal = time.time\ntime.time = lambda: real() + 26 * 3600\n"
+    )
+    shutil.copytree(scenes, tmp_path / "moved")
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = {
+        "PYTHONPATH": str(tmp_path), "PYTHONHASHSEED": "77", "TZ": "Pacific/Kiritimati", "LC_ALL": "C",
+        "HOSTNAME": "elsewhere", "USER": "nobody", "RAY_ADDRESS": "",
+    }  # fmt: skip
+    command = [sys.executable, "-c", "from ingest.cli import main; main()", "build-sarsense", "../moved"]
+    ended = subprocess.run(
+        [*command, "--out", "../out", "--workers", "7"],
+        cwd=tmp_path / "elsewhere",
+        env=os.environ | elsewhere,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "out/manifest.json").read_bytes() == (corpus / "manifest.json").read_bytes()
