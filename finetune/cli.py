@@ -2,11 +2,11 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from finetune.config import FinetuneRun
 from infra.command import command_app, run, say
@@ -14,6 +14,8 @@ from infra.command import command_app, run, say
 app = command_app("finetune", "Tasks on top of an encoder: training, honest scores, and maps.")
 
 Device = Literal["auto", "cpu", "cuda"]
+Flag = Parameter(negative="", show_default=False)
+Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
 
 _DIALS = "Dials (options beat --config beats --run beats these defaults)"
 
@@ -24,8 +26,14 @@ def train_command(
     data: str,
     out: str,
     hold_out: str,
+    validate: str = "",
+    same_ground: Literal["refuse", "drop", "keep"] = "refuse",
     encoder: str = "random",
     seeds: int = 1,
+    labels: Annotated[float, Parameter(validator=Number(gt=0, lte=100))] = 100,
+    label_seed: int = 0,
+    tries: Annotated[tuple[str, ...], Parameter(name="--try", negative="")] = (),
+    choose_by: str | None = None,
     recipe: Annotated[str | None, Parameter(name="--run")] = None,
     config: str | None = None,
     device: Device = "auto",
@@ -33,7 +41,10 @@ def train_command(
         FinetuneRun | None, Parameter(name="*", group=_DIALS, negative_iterable=(), negative_none=())
     ] = None,
 ) -> None:
-    """Train a segmentation model and score it on scenes that took no part in training.
+    """Train a model of a task and score it on scenes that took no part in training.
+
+    Scenes are named by id, separated by commas; by a file of ids (.txt, .csv: first column); or as @TAG, a version
+    made by `shards split`, by scenes or by geographic bands. What is not named is to learn from.
 
     Parameters
     ----------
@@ -42,13 +53,25 @@ def train_command(
     out
         Where models, checkpoints, logs and scores.json go (URL).
     hold_out
-        Scenes to score on, by id, separated by commas.
+        Scenes to test on. Nothing is chosen by them.
+    validate
+        Scenes to choose a model by, of those that --try makes.
+    same_ground
+        What to do with tiles that show ground of a part they are not in: refuse, drop them, or keep them and say so.
     encoder
         URL of encoder.safetensors from `pretrain`, or "random".
     seeds
         How many times to train: seeds --seed, --seed + 1, ...
+    labels
+        Per cent of the labelled pixels to learn from; every class stays, 1 % is part of 5 % of the same --label-seed.
+    label_seed
+        Which tiles those are.
+    tries
+        A dial and values to choose from, such as optim.lr=0.001,0.0003; several make every combination.
+    choose_by
+        Score to choose by, such as f1/water; that of the task if left out.
     recipe
-        Named run to start from (few-labels-cpu, uper-r50).
+        Named run to start from (see `finetune runs`).
     config
         YAML file over the named run; options beat both.
     device
@@ -56,19 +79,38 @@ def train_command(
     options
         Everything that makes the run.
     """
-    from finetune import fit
+    from finetune import experiment, fit
+    from finetune.tables import score_lines
+    from finetune.targets import task_legend
     from infra.errors import UsageError
     from infra.world import current
     from pretrain.config import resolve
 
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: expected at least 1")
+    if (tries or choose_by) and not validate:
+        raise UsageError("--try and --choose-by need scenes to choose by: name them with --validate")
     settings = resolve(FinetuneRun, run=recipe, config=config, options=options, package="finetune.runs")
-    task = fit.open_task(data, _names(hold_out), _note, settings.reading)
-    start = fit.open_start(encoder, task.corpus, _note)
-    record = fit.fit(task, start, settings, out, current(device), seeds, _note)
-    say(f"{len(task.train)} scenes to learn from, held out: {', '.join(task.held_out)}; encoder: {encoder}", "")
-    say(*_table(record["summary"], task.legend.names, task.legend.background_output))
+    made = experiment.open_experiment(
+        data,
+        settings,
+        _note,
+        hold_out=hold_out,
+        validate=validate,
+        same_ground=same_ground,
+        label_percent=labels,
+        label_seed=label_seed,
+    )
+    start = fit.open_start(encoder, made.source, _note)
+    if validate:
+        runs = experiment.candidates(settings, tries)
+        record = experiment.choose_and_test(made, start, runs, out, current(device), seeds, _note, choose_by)
+    else:
+        record = fit.fit(made.task, start, settings, out, current(device), seeds, _note)
+    task = made.task
+    chosen = f"validated on: {', '.join(made.validate)}; " if validate else ""
+    say(f"{len(task.train)} scenes to learn from, {chosen}held out: {', '.join(task.held_out)}; encoder: {encoder}", "")
+    say(*score_lines(record["summary"], task_legend(task.legend, settings.task)))
     say("", f"model {out.rstrip('/')}/{fit.MODEL}", f"scores {out.rstrip('/')}/{fit.SCORES}")
 
 
@@ -78,10 +120,13 @@ def score(
     *,
     data: str,
     scenes: str,
+    boundary: float | None = None,
+    lines: str | None = None,
+    buffer: float = 3.0,
     device: Device = "auto",
-    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    as_json: Json = False,
 ) -> None:
-    """Score a model on labelled scenes, all in one confusion matrix.
+    """Score a model on labelled scenes, all together: of classes from one confusion matrix.
 
     Parameters
     ----------
@@ -90,34 +135,42 @@ def score(
     data
         Corpus with labels, made by the same recipe as the model's.
     scenes
-        Scene ids separated by commas.
+        Scene ids separated by commas, a file of ids, or @TAG.
+    boundary
+        Score contours, too: the boundary F1 within so many pixels.
+    lines
+        Class whose centre lines are scored: completeness, correctness, quality.
+    buffer
+        How many pixels a centre line may lie beside the true one.
     device
         Where to compute.
     as_json
         Print every number, scene by scene, as JSON.
     """
-    from finetune import fit
     from finetune.legend import read_legend
     from finetune.metrics import over_seeds
-    from finetune.model import check_bands, check_legend, check_pixels, load_model
+    from finetune.model import load_network
+    from finetune.scene_scores import ContourDials, score_model
+    from finetune.splits import scenes_of
+    from finetune.tables import score_lines
     from infra.world import current
     from shards.reader import Corpus
 
-    segmenter, card = load_model(model)
-    corpus, names = Corpus.open(data), _names(scenes)
-    check_pixels(card.pixels_digest, f"model {model}", corpus)
-    check_bands(card.encoder.bands, fit.require_labels(corpus, names), f"model {model}")
-    check_legend(card.legend, read_legend(corpus.manifest.legend, data), data)
+    network, card = load_network(model)
+    corpus = Corpus.open(data)
+    names = scenes_of(corpus, scenes)
+    legend = read_legend(corpus.manifest.legend, data)
+    dials = ContourDials(boundary, lines, buffer)
+    overall, by_scene = score_model(network, card, model, corpus, legend, names, dials, current(device).device)
+    pixels = overall.pop("pixels", None)
     if seen := sorted(set(names) & set(card.trained_on)):
         _note(f"warning: the model learned from {', '.join(seen)}: these scores say nothing about new scenes")
-    world = current(device)
-    overall, by_scene = fit.score_scenes(segmenter, corpus, card.legend, names, card.crop_px, world.device)
     if as_json:
-        say(json.dumps({"scores": overall.flat(), "scenes": {s: x.flat() for s, x in by_scene.items()}}, indent=1))
+        say(json.dumps({"scores": overall, "scenes": by_scene}, indent=1))
         return
-    spread = {name: {"mean": v.mean, "std": v.std} for name, v in over_seeds([overall.flat()]).items()}
-    say(f"{len(names)} scenes, {overall.pixels} labelled pixels", "")
-    say(*_table(spread, card.legend.names, card.legend.background_output))
+    spread = {name: {"mean": v.mean, "std": v.std} for name, v in over_seeds([overall]).items()}
+    say(f"{len(names)} scenes" + ("" if pixels is None else f", {pixels:.0f} labelled pixels"), "")
+    say(*score_lines(spread, card.legend))
 
 
 @app.command(name="map")
@@ -125,48 +178,133 @@ def map_command(
     model: str,
     *,
     data: str,
-    scene: str,
     out: Path,
+    scene: str | None = None,
+    before: str | None = None,
+    vectors: str = "",
+    confidence: Annotated[bool, Parameter(negative="--no-confidence")] = True,
     overlay: Path | None = None,
     window: int | None = None,
     overlap: int | None = None,
+    margin: int = 0,
+    simplify: Annotated[float, Parameter(validator=Number(gte=0))] = 1.0,
+    least_area: Annotated[int, Parameter(validator=Number(gte=0))] = 4,
     device: Device = "auto",
 ) -> None:
-    """Map a scene of a corpus: a GeoTIFF of classes, its legend as JSON, and a picture with the radar image beside.
+    """Map one scene of a corpus, or all of them, as cloud-optimised GeoTIFFs that any GIS opens.
+
+    Beside map.tif (classes with colours and names; 255 is no data) go map.confidence.tif (0 to 100 %),
+    map.legend.json, map.png and map.html (the radar image beside the classes, km2 of each), map.json (a STAC item
+    that names scene, recipe, corpus and model), and map.CLASS.parquet (GeoParquet) for every class of --vectors.
 
     Parameters
     ----------
     model
         URL of model.safetensors.
     data
-        Corpus that holds the scene, made by the same recipe as the model's.
-    scene
-        Scene id.
+        Corpus that holds the scenes, made by the same recipe as the model's.
     out
-        GeoTIFF to write; map.legend.json and map.png go beside map.tif.
+        GeoTIFF to write (.tif, .tiff) for one scene; otherwise a folder, one SCENE.tif for each.
+    scene
+        Scene ids separated by commas, a file of ids, or @TAG; all scenes if left out.
+    before
+        Earlier scene of the same grid, for a model of change.
+    vectors
+        Classes as shapes: water=polygon,road=line.
+    confidence
+        Write the confidence, too.
     overlay
-        Picture to write instead of map.png.
+        Picture to write instead of map.png, for one scene.
     window
         Side of the prediction window in pixels; the size that the model learned from if left out.
     overlap
         Pixels by which windows overlap; a quarter of the window if left out.
+    margin
+        Outer pixels of a window that do not count; at most half of the overlap.
+    simplify
+        Shapes may stray by so many pixels; 0 keeps every corner.
+    least_area
+        Polygons of fewer pixels are left out.
     device
         Where to compute.
     """
-    from finetune.mapping import map_scene
+    from finetune.mapping import LoadedModel, MapDials, check_scenes, map_scene
+    from finetune.splits import scenes_of
+    from finetune.tables import map_lines
+    from finetune.vectors import VectorDials
+    from infra.errors import UsageError
     from infra.world import current
+    from shards.reader import Corpus
 
-    place = map_scene(model, data, scene, out, overlay, window, overlap, current(device).device)
-    if place.report.confidence is None:
-        _note("warning: the scene holds no data, the map is empty")
-    if not place.placed:
-        _note(f"warning: scene {scene} has no place on the ground, the map is in pixels")
-    pixels = place.report.pixels
-    whole = max(sum(pixels.values()), 1)
-    for land_class in place.legend.classes:
-        say(f"{land_class.name:<20} {pixels[land_class.id]:>12} px {100 * pixels[land_class.id] / whole:6.2f} %")
-    say(f"{'no data':<20} {place.report.no_data:>12} px", "")
-    say(f"map {out}", f"legend {place.legend_path}", f"picture {place.picture}")
+    loaded, corpus = LoadedModel.open(model), Corpus.open(data)
+    names = scenes_of(corpus, scene) if scene is not None else sorted(s.id for s in corpus.manifest.sources)
+    shapes = VectorDials(simplify_px=simplify, least_area_px=least_area)
+    dials = MapDials(before, window, overlap, margin, confidence, vectors, shapes)
+    check_scenes(loaded, corpus, names, dials)
+    single = out.suffix.lower() in (".tif", ".tiff")
+    if len(names) > 1 and (single or overlay):
+        raise UsageError(f"{len(names)} scenes cannot go into one file {overlay or out}: give a folder as --out")
+    world = current(device)
+    for name in names:
+        path = out if single else out / f"{name}.tif"
+        done = map_scene(loaded, corpus, name, path, world.device, dials, overlay)
+        if done.report.confidence is None:
+            _note(f"warning: scene {name} holds no data, the map is empty")
+        if not done.placed:
+            _note(f"warning: scene {name} has no place on the ground, the map is in pixels")
+        say(*([f"scene {name}"] if len(names) > 1 else []), *map_lines(done.legend, done.report), "")
+        say(*(f"{_SHOWN.get(what, what)} {file}" for what, file in done.files.items()))
+
+
+_SHOWN = {"preview": "picture", "item": "STAC item"}
+
+
+@app.command(name="leaks")
+def leaks_command(
+    pretraining: str,
+    *,
+    data: str,
+    scenes: str | None = None,
+    pretrained_on: str | None = None,
+    least: Annotated[float, Parameter(validator=Number(gte=0, lte=100))] = 0.0,
+    fail: Annotated[bool, Flag] = False,
+    as_json: Json = False,
+) -> int:
+    """Say how much of the ground of test scenes was seen in pretraining, by which scenes, and equal products.
+
+    Parameters
+    ----------
+    pretraining
+        Corpus that was pretrained on; or an encoder.safetensors or its run, whose card names the version.
+    data
+        Corpus with the test scenes.
+    scenes
+        Test scenes: ids separated by commas, a file of ids, or @TAG; all scenes if left out.
+    pretrained_on
+        Corpus that keeps the version which the encoder's card names.
+    least
+        Leave out overlaps of at most so many per cent of a test scene.
+    fail
+        End with exit code 1 where anything was seen.
+    as_json
+        Print JSON for programs.
+    """
+    from finetune.leaks import leaks, pretraining_manifest
+    from finetune.splits import scenes_of
+    from finetune.tables import leak_lines
+    from shards.reader import Corpus
+
+    known = pretraining_manifest(pretraining, pretrained_on)
+    corpus = Corpus.open(data)
+    names = {s.id for s in corpus.manifest.sources} if scenes is None else set(scenes_of(corpus, scenes))
+    tested = [source for source in corpus.manifest.sources if source.id in names]
+    found = leaks(known.sources, tested, least / 100)
+    if as_json:
+        say(json.dumps([leak.plain() for leak in found], indent=1))
+    else:
+        seen = sum(leak.found for leak in found)
+        say(*leak_lines(found), "", f"{seen} of {len(found)} test scenes were seen by {len(known.sources)} scenes")
+    return 1 if fail and any(leak.found for leak in found) else 0
 
 
 @app.command
@@ -182,40 +320,8 @@ def main() -> None:
     run(app)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _note(text: str) -> None:
     sys.stderr.write(f"finetune: {text}\n")
-
-
-def _table(summary: Mapping[str, Mapping[str, Any]], classes: Sequence[str], background: int | None) -> list[str]:
-    width = max(16, *(len(name) + 13 for name in classes))
-    head = f"{'class':<{width}}" + "".join(f"{kind:>16}" for kind in ("precision", "recall", "F1", "IoU"))
-    lines = [head]
-    for i, name in enumerate(classes):
-        shown = f"{name} (background)" if i == background else name
-        cells = (_cell(summary[f"{kind}/{name}"]) for kind in ("precision", "recall", "f1", "iou"))
-        lines.append(f"{shown:<{width}}" + "".join(f"{cell:>16}" for cell in cells))
-    lines.append("")
-    for name, key in (
-        ("OA", "oa"),
-        ("kappa", "kappa"),
-        ("mIoU", "miou"),
-        ("mIoU without background", "miou_no_background"),
-        ("mean F1", "mf1"),
-        ("mean F1 without background", "mf1_no_background"),
-    ):
-        lines.append(f"{name:<28}{_cell(summary[key]):>16}")
-    return lines
-
-
-def _cell(spread: Mapping[str, Any]) -> str:
-    if spread["mean"] is None:
-        return "-"
-    deviation = "" if spread["std"] is None else f" ± {100 * spread['std']:.2f}"
-    return f"{100 * spread['mean']:.2f}{deviation}"
 
 
 if __name__ == "__main__":

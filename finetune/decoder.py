@@ -1,4 +1,4 @@
-"""UperNet: a pyramid of pooled context over the last stage, then a feature pyramid over all four."""
+"""What all decoders are made of, and UperNet: pooled context of the last stage, then a pyramid over all four."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,37 @@ from finetune.config import DecoderConfig
 class ConvBlock(nn.Module):
     """Convolution, batch norm, ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        padding = kernel // 2 * dilation
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep rows and columns, change the channels."""
         return functional.relu(self.norm(self.conv(x)))
+
+
+class Decoder(nn.Module):
+    """Four feature maps (finest first) become one of ``width`` channels, then dropout and a 1x1 convolution."""
+
+    width: int
+    dropout: nn.Module
+    classifier: nn.Module
+
+    def fused(self, features: Sequence[Tensor]) -> Tensor:
+        """Give (N, width, rows, cols)."""
+        raise NotImplementedError
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Give (N, classes, rows, cols) in the size of the fused map."""
+        scores: Tensor = self.classifier(self.dropout(self.fused(features)))
+        return scores
+
+    def finish(self, width: int, classes: int, dropout: float) -> None:
+        """Add what comes after the fused map."""
+        self.width, self.dropout = width, nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(width, classes, 1)
 
 
 class PyramidPooling(nn.Module):
@@ -34,15 +57,15 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Give (N, channels, rows, cols) of (N, inputs, rows, cols)."""
         pooled = [
-            _resize(branch(functional.adaptive_avg_pool2d(x, scale)), x)
+            resize_like(branch(functional.adaptive_avg_pool2d(x, scale)), x)
             for scale, branch in zip(self.scales, self.branches, strict=True)
         ]
         fused: Tensor = self.fuse(torch.cat([x, *pooled], 1))
         return fused
 
 
-class UperNet(nn.Module):
-    """Class scores at a quarter of the input's rows and columns, from four feature maps of an encoder."""
+class UperNet(Decoder):
+    """Class scores at a quarter of the input's rows and columns (Xiao et al., ECCV 2018)."""
 
     def __init__(self, inputs: Sequence[int], classes: int, config: DecoderConfig) -> None:
         super().__init__()
@@ -51,19 +74,17 @@ class UperNet(nn.Module):
         self.laterals = nn.ModuleList(ConvBlock(n, width, 1) for n in inputs[:-1])
         self.smooth = nn.ModuleList(ConvBlock(width, width, 3) for _ in inputs[:-1])
         self.fuse = ConvBlock(len(inputs) * width, width, 3)
-        self.dropout = nn.Dropout2d(config.dropout)
-        self.classifier = nn.Conv2d(width, classes, 1)
+        self.finish(width, classes, config.dropout)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Give (N, classes, rows, cols) in the size of the first of the feature maps (finest first)."""
+    def fused(self, features: Sequence[Tensor]) -> Tensor:
+        """Give (N, width, rows, cols) in the size of the first of the feature maps."""
         levels = [lateral(x) for lateral, x in zip(self.laterals, features[:-1], strict=True)]
         levels.append(self.context(features[-1]))
         for i in range(len(levels) - 1, 0, -1):
-            levels[i - 1] = levels[i - 1] + _resize(levels[i], levels[i - 1])
+            levels[i - 1] = levels[i - 1] + resize_like(levels[i], levels[i - 1])
         outputs = [smooth(x) for smooth, x in zip(self.smooth, levels[:-1], strict=True)] + levels[-1:]
-        fused = self.fuse(torch.cat([_resize(x, outputs[0]) for x in outputs], 1))
-        scores: Tensor = self.classifier(self.dropout(fused))
-        return scores
+        fused: Tensor = self.fuse(torch.cat([resize_like(x, outputs[0]) for x in outputs], 1))
+        return fused
 
 
 class FcnHead(nn.Module):
@@ -86,5 +107,6 @@ def resize_scores(scores: Tensor, rows: int, cols: int) -> Tensor:
     return functional.interpolate(scores, (rows, cols), mode="bilinear", align_corners=False)
 
 
-def _resize(x: Tensor, like: Tensor) -> Tensor:
+def resize_like(x: Tensor, like: Tensor) -> Tensor:
+    """Bring a map to the rows and columns of another."""
     return resize_scores(x, like.shape[2], like.shape[3])

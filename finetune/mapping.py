@@ -1,72 +1,147 @@
-"""One scene of a corpus through a fine-tuned model: the map, its legend and its picture."""
+"""Scenes of a corpus through a fine-tuned model: map, confidence, legend, picture, page, shapes and STAC item."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from finetune.areas import Place
+from finetune.change import pair_scene
 from finetune.legend import Legend
-from finetune.map import MapReport, Place, legend_path, read_small, write_map
-from finetune.model import ModelCard, check_bands, check_pixels, load_model
-from finetune.mosaic import class_strips
+from finetune.map import MapReport, legend_path, read_small, write_map
+from finetune.map_item import map_item
+from finetune.model import ModelCard, check_bands, check_pixels, model_of
+from finetune.mosaic import SceneTiles, class_strips
 from finetune.overlay import Quicklook, draw_overlay
 from finetune.predict import predictor, scene_tiles, source_of
+from finetune.preview import map_page
+from finetune.segmenter import Segmenter
+from finetune.vectors import Kind, VectorDials, parse_wanted, write_vectors
 from infra.errors import ResourceError, UsageError
+from infra.record import sha256
+from infra.store import open_store, split_object
 from shards.manifest import Source
 from shards.reader import Corpus
 
 
 @dataclass(frozen=True, slots=True)
-class Mapped:
-    """What was written, and whether the scene has a place on the ground."""
+class MapDials:
+    """How scenes are mapped: windows in pixels (None: the model's crop, a quarter of which overlaps), and what is made.
 
+    ``margin`` pixels of a window's edges do not count, ``vectors`` is such as ``water=polygon,road=line``. A model of
+    change needs the earlier scene of the same grid, ``before``.
+    """
+
+    before: str | None = None
+    window: int | None = None
+    overlap: int | None = None
+    margin: int = 0
+    confidence: bool = True
+    vectors: str = ""
+    shapes: VectorDials = field(default_factory=VectorDials)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model with its card, where it lies, and the SHA-256 of its file."""
+
+    segmenter: Segmenter
+    card: ModelCard
+    url: str
+    digest: str
+
+    @classmethod
+    def open(cls, url: str) -> "LoadedModel":
+        """Read a model of land classes or their change. Raises UsageError for anything else."""
+        root, key = split_object(url)
+        data = open_store(root).get(key)
+        network, card = model_of(data, url)
+        if not isinstance(network, Segmenter) or card.task.kind not in ("segmentation", "change"):
+            raise UsageError(
+                f"model {url} is of the task {card.task.kind} ({'tiles' if card.task.tiles else 'pixels'}): expected"
+                " classes of pixels, of one date or of a change between two"
+            )
+        return cls(network, card, url, sha256(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """What was written: ``files`` by name (map, legend, confidence, preview, page, item, vectors_<class>).
+
+    ``shapes`` counts polygons or lines by class name, ``placed`` says whether the scene has a place on the ground.
+    """
+
+    scene: str
     report: MapReport
     legend: Legend
-    legend_path: Path
-    picture: Path
+    files: dict[str, Path]
     placed: bool
+    shapes: dict[str, int] = field(default_factory=dict)
+
+
+def check_scenes(model: LoadedModel, corpus: Corpus, scenes: list[str], dials: MapDials) -> None:
+    """Refuse what cannot be mapped before anything is: other pixels, other bands, no such scene or class."""
+    check_pixels(model.card.pixels_digest, f"model {model.url}", corpus)
+    if (model.card.task.dates == 2) != (dials.before is not None):
+        need = "needs an earlier scene (--before)" if dials.before is None else "takes one scene, without --before"
+        raise UsageError(f"model {model.url} is of the task {model.card.task.kind}: it {need}")
+    named = [*scenes, *([] if dials.before is None else [dials.before])]
+    bands = {scene: tuple(source_of(corpus, scene).polarisations) for scene in named}
+    check_bands(model.card.encoder.bands, bands, f"model {model.url}")
+    parse_wanted(dials.vectors, model.card.legend)
+    _windows(model.card, dials)
 
 
 def map_scene(
-    model: str,
-    data: str,
+    model: LoadedModel,
+    corpus: Corpus,
     scene: str,
     out: Path,
-    picture: Path | None,
-    window: int | None,
-    overlap: int | None,
     device: torch.device,
+    dials: MapDials | None = None,
+    picture: Path | None = None,
 ) -> Mapped:
-    """Map a scene. Windows default to the model's crop, a quarter of which overlaps.
+    """Map one scene: ``map.tif`` and beside it map.confidence.tif, .legend.json, .png, .html, .json, .<class>.parquet.
 
-    Raises UsageError where model and corpus do not fit: other pixels, other bands, no such scene.
+    The STAC item comes last: where it is, everything is. Raises UsageError where model and corpus do not fit.
     """
-    segmenter, card = load_model(model)
-    corpus = Corpus.open(data)
-    source = source_of(corpus, scene)
-    check_pixels(card.pixels_digest, f"model {model}", corpus)
-    check_bands(card.encoder.bands, {scene: tuple(source.polarisations)}, f"model {model}")
-    size, overlap = _windows(card, window, overlap)
+    dials = dials or MapDials()
+    check_scenes(model, corpus, [scene], dials)
+    source, legend = source_of(corpus, scene), model.card.legend
+    place, lineage = place_of(source), lineage_of(model, corpus, source)
+    if dials.before is not None:
+        lineage["scene_before"] = dials.before
+    files = {"map": out, "legend": legend_path(out)}
+    if dials.confidence:
+        files["confidence"] = out.with_suffix(".confidence.tif")
     look = Quicklook(source.shape)
+    size, overlap = _windows(model.card, dials)
     strips = class_strips(
-        predictor(segmenter, device),
-        scene_tiles(corpus, scene),
-        len(card.legend.ids),
+        predictor(model.segmenter, device),
+        _tiles(model, corpus, scene, dials),
+        len(legend.ids),
         size=size,
         overlap=overlap,
+        margin=dials.margin,
     )
-    place = place_of(source)
-    report = write_map(out, map(look.seen, strips), source.shape, card.legend, place, _tags(card, corpus, source))
-    picture = picture or out.with_suffix(".png")
-    grey = look.grey()
-    title = f"{scene}  {source.polarisations[0]}  {source.time or ''}".strip()
-    image = draw_overlay(grey, read_small(out, *grey.shape), card.legend, title)
-    try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        picture.write_bytes(image)
-    except OSError as error:
-        raise ResourceError(f"picture {picture} cannot be written: {error}") from error
-    return Mapped(report, card.legend, legend_path(out), picture, place != Place())
+    tags = _tags(lineage, source)
+    report = write_map(out, map(look.seen, strips), source.shape, legend, place, tags, files.get("confidence"))
+    shapes = _vectors(out, legend, place, parse_wanted(dials.vectors, legend), dials.shapes, files)
+    files |= {"preview": picture or out.with_suffix(".png"), "page": out.with_suffix(".html")}
+    _draw(look, source, legend, report, lineage, shapes, files)
+    item = map_item(source, place, legend, report, files, lineage, out.parent)
+    if item is not None:
+        files["item"] = out.with_suffix(".json")
+        _write(files["item"], (json.dumps(item, indent=1, ensure_ascii=False) + "\n").encode())
+    return Mapped(scene, report, legend, files, place.known, shapes)
+
+
+def _tiles(model: LoadedModel, corpus: Corpus, scene: str, dials: MapDials) -> SceneTiles:
+    if dials.before is None:
+        return scene_tiles(corpus, scene)
+    return pair_scene(corpus, dials.before, scene, model.card.task.changed)
 
 
 def place_of(source: Source) -> Place:
@@ -76,25 +151,82 @@ def place_of(source: Source) -> Place:
     return Place(ground=source.ground)
 
 
-def _windows(card: ModelCard, window: int | None, overlap: int | None) -> tuple[int, int]:
-    size = card.crop_px if window is None else window
-    chosen = size // 4 if overlap is None else overlap
-    if size < 32 or not 0 <= chosen < size:
+def lineage_of(model: LoadedModel, corpus: Corpus, source: Source) -> dict[str, str]:
+    """Name everything that a map comes from, as flat text; digests are 64 hex digits."""
+    card = model.card
+    return {
+        "scene": source.id,
+        "scene_fingerprint": source.fingerprint,
+        "recipe": corpus.manifest.recipe_digest,
+        "pixels": corpus.manifest.pixels_digest,
+        "manifest": corpus.manifest.digest,
+        "model": model.digest,
+        "run": card.run_digest,
+        "encoder": card.encoder_url,
+        "encoder_run": card.encoder.run_digest,
+        "trained_on_manifest": card.manifest_digest,
+    }
+
+
+def _vectors(
+    out: Path, legend: Legend, place: Place, wanted: Mapping[str, Kind], dials: VectorDials, files: dict[str, Path]
+) -> dict[str, int]:
+    counts = {}
+    ids = dict(zip(legend.names, legend.ids, strict=True))
+    for name, kind in wanted.items():
+        safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+        path = files[f"vectors_{safe}"] = out.with_suffix(f".{safe}.parquet")
+        counts[name] = write_vectors(path, out, ids[name], name, kind, place, dials)
+    return counts
+
+
+def _draw(
+    look: Quicklook,
+    source: Source,
+    legend: Legend,
+    report: MapReport,
+    lineage: Mapping[str, str],
+    shapes: Mapping[str, int],
+    files: Mapping[str, Path],
+) -> None:
+    grey = look.grey()
+    what = f"{source.polarisations[0]}  {source.time or ''}".strip()
+    image = draw_overlay(grey, read_small(files["map"], *grey.shape), legend, f"{source.id}  {what}")
+    _write(files["preview"], image)
+    _write(files["page"], map_page(source.id, f"{source.sensor} {what}", image, legend, report, lineage, shapes))
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written: {error}") from error
+
+
+def _windows(card: ModelCard, dials: MapDials) -> tuple[int, int]:
+    size = card.crop_px if dials.window is None else dials.window
+    overlap = size // 4 if dials.overlap is None else dials.overlap
+    if size < 32 or not 0 <= overlap < size:
         raise UsageError(
-            f"window {size} with overlap {chosen}: expected at least 32 pixels and an overlap below the window"
+            f"window {size} with overlap {overlap}: expected at least 32 pixels and an overlap below the window"
         )
-    return size, chosen
+    if not 0 <= 2 * dials.margin <= overlap:
+        raise UsageError(f"margin {dials.margin}: expected at most half of the overlap, which is {overlap}")
+    return size, overlap
 
 
-def _tags(card: ModelCard, corpus: Corpus, source: Source) -> dict[str, str]:
+def _tags(lineage: Mapping[str, str], source: Source) -> dict[str, str]:
     return {
         "SCENE": source.id,
         "SCENE_FINGERPRINT": source.fingerprint,
         "SENSOR": source.sensor,
         "TIME": source.time or "",
         "POLARISATIONS": " ".join(source.polarisations),
-        "MODEL_RUN": card.run_digest,
-        "ENCODER": card.encoder_url,
-        "MANIFEST": corpus.manifest.digest,
-        "PIXELS": corpus.manifest.pixels_digest,
+        "MODEL": lineage["model"],
+        "MODEL_RUN": lineage["run"],
+        "ENCODER": lineage["encoder"],
+        "RECIPE": lineage["recipe"],
+        "MANIFEST": lineage["manifest"],
+        "PIXELS": lineage["pixels"],
     }

@@ -7,8 +7,11 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from finetune.config import DecoderConfig
+from finetune.classifier import TileNet
+from finetune.config import DecoderConfig, TaskConfig
+from finetune.encoders import Encoder
 from finetune.legend import Legend
+from finetune.regressor import Regressor
 from finetune.segmenter import Segmenter
 from infra.errors import UsageError
 from infra.store import open_store, split_object
@@ -17,17 +20,22 @@ from pretrain.encoder import ResNet
 from pretrain.export import CARD, EncoderCard, read_header
 from shards.reader import Corpus
 
+Network = Segmenter | TileNet | Regressor
+
 
 class ModelCard(Frozen):
-    """What a fine-tuned model is: its encoder (as it is now), its classes and heads, and where its scores are from.
+    """What a fine-tuned model is: its task, encoder (as it is now), classes and heads, and where its scores are from.
 
     ``crop_px`` is the size of the squares it learned from, and of the windows it predicts. ``encoder_url`` is
     "random" where nothing was pretrained. ``scores`` are those on ``held_out``, which took no part in training.
+    The first format knew one task, segmentation, and one decoder, UperNet.
     """
 
-    format: Literal["sarsense-segmenter-1"] = "sarsense-segmenter-1"
+    format: Literal["sarsense-segmenter-1", "sarsense-model-2"] = "sarsense-model-2"
+    task: TaskConfig = TaskConfig()
     encoder: EncoderCard
     encoder_url: str
+    encoder_digest: str = ""
     legend: Legend
     decoder: DecoderConfig
     crop_px: int
@@ -40,35 +48,57 @@ class ModelCard(Frozen):
     scores: dict[str, float | None]
 
 
-def model_bytes(segmenter: Segmenter, card: ModelCard) -> bytes:
+def model_bytes(network: Network, card: ModelCard) -> bytes:
     """Encode a model and its card; the same input gives the same bytes."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in segmenter.state_dict().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     return save(tensors, metadata={CARD: card.model_dump_json()})
 
 
 def load_model(url: str) -> tuple[Segmenter, ModelCard]:
-    """Read a model (in evaluation mode, on the CPU) and its card. Raises UsageError for anything else."""
+    """Read a model of land classes (in evaluation mode, on the CPU) and its card. Raises UsageError for another."""
+    network, card = load_network(url)
+    if not isinstance(network, Segmenter) or card.task.kind != "segmentation":
+        raise UsageError(
+            f"model {url} is of the task {card.task.kind} ({'tiles' if card.task.tiles else 'pixels'}): expected one of"
+            " segmentation"
+        )
+    return network, card
+
+
+def load_network(url: str) -> tuple[Network, ModelCard]:
+    """Read a model of any task (in evaluation mode, on the CPU) and its card. Raises UsageError for anything else."""
     root, key = split_object(url)
     return model_of(open_store(root).get(key), url)
 
 
-def model_of(data: bytes, name: str) -> tuple[Segmenter, ModelCard]:
+def model_of(data: bytes, name: str) -> tuple[Network, ModelCard]:
     """Decode what ``model_bytes`` made; ``name`` is for the message. Nothing in the bytes is ever executed."""
     try:
         card = ModelCard.model_validate_json(read_header(data)[CARD])
-        segmenter = build(ResNet(card.encoder.depth, card.encoder.bands), card.encoder, card.legend, card.decoder)
-        segmenter.load_state_dict(load(data))
+        encoder = ResNet(card.encoder.depth, card.encoder.bands)
+        network = build(encoder, card.encoder, card.legend, card.decoder, card.task)
+        network.load_state_dict(load(data))
     except (ValueError, KeyError, AttributeError, RuntimeError, ValidationError, SafetensorError) as error:
         raise UsageError(
             f"{name} is not a fine-tuned model of this project ({_short(error)}): expected model.safetensors as"
             " `finetune train` leaves it; pickled checkpoints are never opened"
         ) from error
-    return segmenter.eval(), card
+    return network.eval(), card
 
 
-def build(encoder: ResNet, card: EncoderCard, legend: Legend, decoder: DecoderConfig) -> Segmenter:
-    """Put a new head on an encoder."""
-    return Segmenter(encoder, len(legend.ids), decoder, card.scale, card.input)
+def build(
+    encoder: Encoder,
+    card: EncoderCard,
+    legend: Legend,
+    decoder: DecoderConfig,
+    task: TaskConfig | None = None,
+) -> Network:
+    """Put a new head for a task (segmentation by default) on an encoder; ``legend`` has the task's classes."""
+    task = task or TaskConfig()
+    kind = TileNet if task.tiles else Segmenter
+    outputs = 1 if task.kind == "regression" else len(legend.ids)
+    network = kind(encoder, outputs, decoder, card.scale, card.input, task.dates)
+    return Regressor(network) if task.kind == "regression" else network
 
 
 def check_pixels(pixels_digest: str, what: str, corpus: Corpus) -> None:

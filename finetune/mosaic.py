@@ -85,25 +85,28 @@ class Strip:
 
 
 def class_strips(
-    predict: Predict, scene: SceneTiles, classes: int, *, size: int, overlap: int, batch: int = 8
+    predict: Predict, scene: SceneTiles, classes: int, *, size: int, overlap: int, batch: int = 8, margin: int = 0
 ) -> Iterator[Strip]:
     """Predict a scene from overlapping windows of ``size`` pixels and give its rows from top to bottom.
 
-    Where windows overlap their logits are averaged with weights that fall towards the edges. Memory: ``size`` rows
-    of logits.
+    Where windows overlap their logits are averaged with weights that fall towards the edges. The outer ``margin``
+    pixels of a window, which see past its edge, do not count but at the edges of the scene: a network that sees no
+    further than that gives the same map for every size and overlap. Memory: ``size`` rows of logits. Raises
+    ValueError where windows could not advance or would leave gaps.
     """
     if not 0 <= overlap < size:
         raise ValueError(f"overlap {overlap} must be at least 0 and less than the window size {size}")
+    if not 0 <= 2 * margin <= overlap:
+        raise ValueError(f"margin {margin} must be at least 0 and at most half of the overlap {overlap}")
     rows, cols = scene.shape
-    tops, lefts = starts(rows, size, overlap), starts(cols, size, overlap)
-    weight = edge_weights(size)
+    down, across = _Axis.of(rows, size, overlap, margin), _Axis.of(cols, size, overlap, margin)
     total = np.zeros((classes, size, max(cols, size)), np.float32)
-    for top, following in zip(tops, [*tops[1:], rows], strict=True):
-        for group in _groups(lefts, batch):
-            _add_windows(total, predict, scene, top, group, weight)
+    for top, following in zip(down.starts, [*down.starts[1:], rows], strict=True):
+        for group in _groups(across.starts, batch):
+            _add_windows(total, predict, scene, top, group, down, across)
         done = following - top
         # The weights' sum divides every class alike and so never changes the order; the softmax needs it.
-        share = _column_weights(lefts, weight, cols)[None] * _row_weights(tops, weight, top, done)[:, None]
+        share = across.total(0, cols)[None] * down.total(top, done)[:, None]
         yield _strip(scene, top, total[:, :done, :cols], share)
         total[:, : size - done] = total[:, done:].copy()
         total[:, max(size - done, 0) :] = 0
@@ -117,10 +120,38 @@ def starts(length: int, size: int, overlap: int) -> list[int]:
     return [*range(0, length - size, size - overlap), length - size]
 
 
-def edge_weights(size: int) -> NDArray[np.float32]:
-    """Give the weight along one axis of a window: 1 at the edges, rising by 1 per pixel to the middle."""
+def edge_weights(size: int, margin: int = 0, *, first: bool = False, last: bool = False) -> NDArray[np.float32]:
+    """Give the weight along one axis of a window: 1 at the edges, rising by 1 per pixel to the middle.
+
+    With a margin, that many pixels weigh 0 at both edges, but at none that is the scene's (``first``, ``last``).
+    """
     ramp = np.arange(1, size + 1)
-    return np.minimum(ramp, ramp[::-1]).astype(np.float32)
+    low, high = ramp - (0 if first else margin), ramp[::-1] - (0 if last else margin)
+    return np.maximum(np.minimum(low, high), 0).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """The windows along one axis of a scene: where they begin, and the weights of their pixels."""
+
+    starts: list[int]
+    weights: dict[int, NDArray[np.float32]]
+
+    @classmethod
+    def of(cls, length: int, size: int, overlap: int, margin: int) -> "_Axis":
+        begins = starts(length, size, overlap)
+        ends = (begins[0], begins[-1])
+        weights = {b: edge_weights(size, margin, first=b == ends[0], last=b == ends[1]) for b in begins}
+        return cls(begins, weights)
+
+    def total(self, first: int, count: int) -> NDArray[np.float32]:
+        """Give the sum of the weights of all windows, from a pixel of the scene on."""
+        out = np.zeros(count, np.float32)
+        for begin, weight in self.weights.items():
+            low, high = max(begin, first), min(begin + len(weight), first + count)
+            if low < high:
+                out[low - first : high - first] += weight[low - begin : high - begin]
+        return out
 
 
 def _groups(items: Sequence[int], n: int) -> Iterator[Sequence[int]]:
@@ -133,32 +164,17 @@ def _add_windows(
     scene: SceneTiles,
     top: int,
     lefts: Sequence[int],
-    weight: NDArray[np.float32],
+    down: _Axis,
+    across: _Axis,
 ) -> None:
-    size = len(weight)
+    size = total.shape[1]
     codes = {left: scene.pixels(top, left, size, size) for left in lefts}
     measured = [left for left in lefts if (codes[left] != NO_DATA).any()]
     if not measured:
         return
     logits = predict(np.stack([codes[left] for left in measured]))
     for left, scores in zip(measured, logits, strict=True):
-        total[:, :, left : left + size] += scores * (weight[:, None] * weight[None])
-
-
-def _column_weights(lefts: Sequence[int], weight: NDArray[np.float32], cols: int) -> NDArray[np.float32]:
-    out = np.zeros(max(cols, len(weight)), np.float32)
-    for left in lefts:
-        out[left : left + len(weight)] += weight
-    return out[:cols]
-
-
-def _row_weights(tops: Sequence[int], weight: NDArray[np.float32], first: int, rows: int) -> NDArray[np.float32]:
-    at = first + np.arange(rows)
-    out = np.zeros(rows, np.float32)
-    for top in tops:
-        inside = (at >= top) & (at < top + len(weight))
-        out[inside] += weight[at[inside] - top]
-    return out
+        total[:, :, left : left + size] += scores * (down.weights[top][:, None] * across.weights[left][None])
 
 
 def _strip(scene: SceneTiles, row: int, total: NDArray[np.float32], share: NDArray[np.float32]) -> Strip:
@@ -167,6 +183,7 @@ def _strip(scene: SceneTiles, row: int, total: NDArray[np.float32], share: NDArr
     empty = (codes == NO_DATA).all(0)
     outputs = total.argmax(0).astype(np.uint8)
     outputs[empty] = IGNORED
-    mean = total / share
-    confidence = 1 / np.exp(mean - mean.max(0)).sum(0)
-    return Strip(row, codes, outputs, np.where(empty, np.float32(0), confidence.astype(np.float32)))
+    best, others = total.max(0), np.zeros((rows, cols), np.float32)
+    for one in total:  # class by class: the logits are the largest thing in memory, and need no second copy
+        others += np.exp((one - best) / share)
+    return Strip(row, codes, outputs, np.where(empty, np.float32(0), 1 / others))

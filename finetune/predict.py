@@ -4,24 +4,24 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from finetune.legend import Legend
 from finetune.metrics import confusion_matrix
 from finetune.mosaic import Predict, SceneTiles, class_strips
-from finetune.segmenter import Segmenter
 from infra.errors import UsageError
 from shards.manifest import Source
 from shards.reader import Corpus
 from shards.tile import Tile
 
 
-def predictor(segmenter: Segmenter, device: torch.device) -> Predict:
+def predictor(network: nn.Module, device: torch.device) -> Predict:
     """Give the network in evaluation mode as a function of arrays."""
-    segmenter.to(device).eval()
+    network.to(device).eval()
 
     def predict(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits: NDArray[np.float32] = segmenter(torch.from_numpy(codes).to(device)).float().cpu().numpy()
+            logits: NDArray[np.float32] = network(torch.from_numpy(codes).to(device)).float().cpu().numpy()
         return logits
 
     return predict

@@ -101,6 +101,23 @@ def submit(
     say(submit_job(dashboard, command, wait=wait, insecure=insecure))
 
 
+@app.command
+def save_every(*, save_s: float, failure_s: float, step_s: float) -> None:
+    """Say how often a run should save (--checkpoint.every): Young's interval.
+
+    infra save-every --save-s 10 --failure-s 7200 --step-s 0.4
+
+    Args:
+        save_s: seconds that training stands still for a checkpoint.
+        failure_s: mean seconds between failures of the whole job; of the spot market, hours.
+        step_s: seconds of a step.
+    """
+    from infra.interval import best_interval_s
+
+    seconds = best_interval_s(save_s, failure_s)
+    say(f"every {seconds:.0f} s: --checkpoint.every {max(1, round(seconds / step_s))}")
+
+
 def _print_exports(cluster: "LocalCluster") -> None:
     lines = [f"export {name}={value}" for name, value in cluster.environment.items()]
     say(*lines, f"export RAY_DASHBOARD={cluster.dashboard}")

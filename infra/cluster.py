@@ -1,9 +1,9 @@
-"""Work on a Ray cluster: fan out over items that may fail, or train as one gang of ranks."""
+"""Work on a Ray cluster: a session with it, and fanning out over items that may fail."""
 
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from infra.errors import ResourceError, SarsenseError
+from infra.errors import ResourceError
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -98,92 +98,6 @@ def _collect(item: Item, reference: Any) -> Done[Item, Any]:
         return Done(item, None, cause)
     except RayError as error:  # the worker, its node or its result is lost
         return Done(item, None, error)
-
-
-def gang(
-    work: Callable[[Mapping[str, Any]], None],
-    config: Mapping[str, Any],
-    *,
-    ranks: int,
-    gpu: bool,
-    cpus_per_rank: float = 1.0,
-    address: str | None = None,
-    max_failures: int = 3,
-    name: str,
-    storage: str,
-) -> None:
-    """Run ``work(config)`` in ``ranks`` processes joined in one torch process group (NCCL on GPU, Gloo on CPU).
-
-    All ranks start together or not at all; when one dies all are started again, ``max_failures`` times, and
-    ``work`` continues from its own checkpoints. ``storage`` is a local folder for Ray's bookkeeping.
-    Raises the SarsenseError of the work, or ResourceError where the ranks cannot be kept alive. A SarsenseError that
-    is no ResourceError would come again, and ends the gang at once.
-    """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    with session(address, cpus=None if address else max(ranks, os.cpu_count() or 1)):
-        verdict: Any = ray.remote(num_cpus=0)(_Verdict).remote()
-        trainer = TorchTrainer(
-            _rank,
-            train_loop_config={"work": work, "config": dict(config), "verdict": verdict},
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=ranks,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": cpus_per_rank, **({"GPU": 1} if gpu else {})},
-            ),
-            run_config=RunConfig(
-                name=name, storage_path=storage, failure_config=FailureConfig(max_failures=max_failures)
-            ),
-        )
-        try:
-            trainer.fit()
-        except Exception as error:
-            raise _cause(error, name) from error
-        final: SarsenseError | None = ray.get(verdict.get.remote(), timeout=60)
-        if final is not None:
-            raise final
-
-
-class _Verdict:
-    """An actor that remembers the error for which a gang must not be started again."""
-
-    def __init__(self) -> None:
-        self._error: SarsenseError | None = None
-
-    def put(self, error: SarsenseError) -> None:
-        self._error = self._error or error
-
-    def get(self) -> SarsenseError | None:
-        return self._error
-
-
-def _rank(told: Mapping[str, Any]) -> None:
-    """Do one rank's work, unless an earlier start of the gang came to an end that no restart can change."""
-    verdict = told["verdict"]
-    if ray.get(verdict.get.remote(), timeout=60) is not None:
-        return
-    try:
-        told["work"](told["config"])
-    except ResourceError:  # a store, a port, a node: another start may do better
-        raise
-    except SarsenseError as error:
-        ray.get(verdict.put.remote(error), timeout=60)
-        raise
-
-
-def _cause(error: BaseException, name: str) -> SarsenseError:
-    """Find the project's own error inside what Ray wrapped around it."""
-    inner: BaseException | None = error
-    while inner is not None:
-        failures = getattr(inner, "worker_failures", None) or {}
-        for nested in (inner, *failures.values()):
-            for candidate in (nested, getattr(nested, "cause", None)):
-                if isinstance(candidate, SarsenseError):
-                    return candidate
-        inner = inner.__cause__
-    return ResourceError(f"the ranks of {name} failed: {error}")
 
 
 def _knock(address: str) -> None:

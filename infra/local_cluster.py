@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -80,6 +80,19 @@ def start(folder: Path, *, nodes: int = 2, cpus: int = 1, environment: Mapping[s
     return cluster
 
 
+def add_node(cluster: LocalCluster, *, cpus: int = 1, environment: Mapping[str, str] | None = None) -> LocalCluster:
+    """Start one more node, as a cloud replaces one that it took away; gives the cluster with it as the last node.
+
+    Raises ResourceError where it does not come up.
+    """
+    variables = _variables(cluster.token) | dict(environment or {})
+    number = len(cluster.nodes)
+    pid = _start_node(Path(cluster.folder), number, cpus, variables, cluster.address, port_block(_WORKER_PORTS))
+    larger = replace(cluster, nodes=(*cluster.nodes, pid))
+    (Path(cluster.folder) / _STATE).write_text(json.dumps(asdict(larger)))
+    return larger
+
+
 def _start_nodes(folder: Path, nodes: int, cpus: int, variables: Mapping[str, str]) -> tuple[str, str, tuple[int, ...]]:
     """Start all nodes on ports of their own, or none; give the address, the dashboard's URL and the process ids."""
     gcs, dashboard = free_port(), free_port()
@@ -89,22 +102,37 @@ def _start_nodes(folder: Path, nodes: int, cpus: int, variables: Mapping[str, st
     try:
         for number in range(nodes):
             low = worker_ports + _WORKER_PORTS * number
-            command = [
-                sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1",
-                f"--num-cpus={cpus}", f"--min-worker-port={low}", f"--max-worker-port={low + _WORKER_PORTS - 1}",
-                f"--object-store-memory={256 << 20}", "--disable-usage-stats",
-                # The default port is one for the whole machine: a second node's agent would get no jobs.
-                f"--dashboard-agent-listen-port={free_port()}",
-                *(_head(address, gcs, dashboard) if number == 0 else [f"--address={address}"]),
-            ]  # fmt: skip
-            log = folder / f"node-{number}.log"
-            started.append(_spawn(command, variables, log))
-            _wait_for(gcs, dashboard if number == 0 else None, started[-1], log)
+            started.append(
+                _start_node(folder, number, cpus, variables, address, low, dashboard if number == 0 else None)
+            )
     except BaseException:
         for pid in started:
             _kill(pid)
         raise
     return address, f"http://127.0.0.1:{dashboard}", tuple(started)
+
+
+def _start_node(
+    folder: Path, number: int, cpus: int, variables: Mapping[str, str], address: str, low: int, head: int | None = None
+) -> int:
+    """Start a node whose workers take ports from ``low`` up, the head one with its dashboard at port ``head``."""
+    gcs = int(address.rpartition(":")[2])
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1",
+        f"--num-cpus={cpus}", f"--min-worker-port={low}", f"--max-worker-port={low + _WORKER_PORTS - 1}",
+        f"--object-store-memory={256 << 20}", "--disable-usage-stats",
+        # The default port is one for the whole machine: a second node's agent would get no jobs.
+        f"--dashboard-agent-listen-port={free_port()}",
+        *([f"--address={address}"] if head is None else _head(address, gcs, head)),
+    ]  # fmt: skip
+    log = folder / f"node-{number}.log"
+    pid = _spawn(command, variables, log)
+    try:
+        _wait_for(gcs, head, pid, log)
+    except BaseException:
+        _kill(pid)
+        raise
+    return pid
 
 
 def _head(address: str, gcs: int, dashboard: int) -> list[str]:
@@ -125,6 +153,7 @@ def _variables(token: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": "30",  # a job that is stopped has this long for its last checkpoint, not 3 s
         "OMP_WAIT_POLICY": "PASSIVE",
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
     }

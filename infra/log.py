@@ -8,12 +8,24 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from infra.store import Store
 
 PUT_EVERY_S = 15.0
 LINE_EVERY_S = 30.0
+SPEED_OVER_S = 120.0
 
 
 class JsonLines:
@@ -66,17 +78,50 @@ def last_line(store: Store, prefix: str) -> dict[str, Any]:
     return json.loads(lines[-1]) if lines else {}
 
 
+class Rate(ProgressColumn):
+    """Steps per second, or seconds per step where they are slow."""
+
+    def render(self, task: Task) -> Text:
+        """Give the rate of the last half minute, nothing before it is known."""
+        return Text(rate_text(task.finished_speed or task.speed or 0.0), style="cyan")
+
+
+def rate_text(per_s: float) -> str:
+    """Give a rate in the unit that reads well."""
+    if per_s <= 0:
+        return ""
+    return f"{per_s:.3g}/s" if per_s >= 1 else f"{1 / per_s:.3g} s each"
+
+
+def left_text(elapsed_s: float, done: int, begun_at: int, total: int) -> str:
+    """Give the time left at the rate so far, as ``1:02:03 left``; nothing before it can be known."""
+    if done <= begun_at or done >= total:
+        return ""
+    whole = round(elapsed_s / (done - begun_at) * (total - done))
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02} left"
+
+
 class Steps:
-    """Progress through numbered steps: a bar with time left on a terminal, now and then a line elsewhere."""
+    """Progress through numbered steps: a bar with rate and time left on a terminal, now and then a line elsewhere."""
 
     def __init__(self, title: str, start: int, total: int, *, quiet: bool = False, stream: TextIO | None = None):
         self._title, self._total, self._stream = title, total, stream or sys.stderr
         self._quiet, self._said_at = quiet, 0.0
+        self._begun_at, self._began_s = start, time.monotonic()
         self._bar: Progress | None = None
         self._row = TaskID(0)
         if not quiet and self._stream.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(file=self._stream))
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                Rate(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", style="dim"),
+                console=Console(file=self._stream),
+                speed_estimate_period=SPEED_OVER_S,
+            )
             self._row = self._bar.add_task(title, total=total, completed=start, note="")
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
@@ -85,7 +130,10 @@ class Steps:
         if self._bar is not None:
             self._bar.update(self._row, completed=done, total=self._total, note=note)
         elif not self._quiet and (done == self._total or time.monotonic() - self._said_at > LINE_EVERY_S):
-            self.say(f"{self._title} {done}/{self._total} {note}".rstrip())
+            elapsed_s = time.monotonic() - self._began_s
+            known = elapsed_s > LINE_EVERY_S
+            left = left_text(elapsed_s, done, self._begun_at, self._total) if known else ""
+            self.say(" ".join(part for part in (f"{self._title} {done}/{self._total}", note, left) if part))
             self._said_at = time.monotonic()
 
     def say(self, line: str) -> None:

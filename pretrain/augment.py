@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pretrain.augment_cpu import change_all
 from pretrain.pair_run import AugmentConfig
 
 JITTER, ORDER, BRIGHTNESS, CONTRAST, BLUR, SIGMA = range(6)
@@ -20,19 +21,35 @@ def augment(grey: Tensor, valid: Tensor, numbers: Tensor, config: AugmentConfig)
 
     Brightness and contrast are those of torchvision's ColorJitter, in random order; the blur is a Gaussian.
     """
+    if grey.device.type == "cpu":
+        return augment_on_cpu(grey, valid, numbers, config)
+    return augment_in_parallel(grey, valid, numbers, config)
+
+
+def augment_in_parallel(grey: Tensor, valid: Tensor, numbers: Tensor, config: AugmentConfig) -> Tensor:
+    """Do what :func:`augment` does to all samples at once, without waiting for the device."""
     grey = jitter(grey, valid, numbers, config)
     return blur(grey, valid, blur_sigmas(numbers, config), config.blur_sigma_px[1])
 
 
+def augment_on_cpu(grey: Tensor, valid: Tensor, numbers: Tensor, config: AugmentConfig) -> Tensor:
+    """Do what :func:`augment` does to one sample after the other, and to none what its numbers spare it."""
+    reach = math.ceil(3 * config.blur_sigma_px[1])
+    factors = torch.stack([f.float() for f in _factors(numbers, config)], 1)
+    changed = torch.empty(grey.shape)
+    sigmas = blur_sigmas(numbers, config)
+    greys = grey.float().contiguous().numpy()
+    change_all(greys, valid.contiguous().numpy(), factors.numpy(), sigmas.numpy(), reach, changed.numpy())
+    return changed
+
+
 def jitter(grey: Tensor, valid: Tensor, numbers: Tensor, config: AugmentConfig) -> Tensor:
     """Scale brightness and contrast of the samples whose number falls below ``config.jitter_share``."""
-    chosen = _each(numbers[:, JITTER] < config.jitter_share)
-    bright = _each(1 + config.brightness * (2 * numbers[:, BRIGHTNESS] - 1))
-    contrast = _each(1 + config.contrast * (2 * numbers[:, CONTRAST] - 1))
+    chosen, bright_first, bright, contrast = (_each(f) for f in _factors(numbers, config))
     first = (grey * bright).clamp(0, 1)
     one = _contrast(first, valid, contrast)
     other = (_contrast(grey, valid, contrast) * bright).clamp(0, 1)
-    changed = torch.where(_each(numbers[:, ORDER] < 0.5), one, other)
+    changed = torch.where(bright_first, one, other)
     return torch.where(chosen, changed, grey) * valid
 
 
@@ -74,6 +91,13 @@ def _contrast(grey: Tensor, valid: Tensor, factor: Tensor) -> Tensor:
     count = valid.sum((1, 2, 3), keepdim=True).clamp(min=1)
     mean = (grey * valid).sum((1, 2, 3), keepdim=True) / count
     return (mean + factor * (grey - mean)).clamp(0, 1)
+
+
+def _factors(numbers: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tell whether a sample is changed and whether brightness comes first; give the factors of both. Each (N,)."""
+    chosen, bright_first = numbers[:, JITTER] < config.jitter_share, numbers[:, ORDER] < 0.5
+    bright = 1 + config.brightness * (2 * numbers[:, BRIGHTNESS] - 1)
+    return chosen, bright_first, bright, 1 + config.contrast * (2 * numbers[:, CONTRAST] - 1)
 
 
 def _each(values: Tensor) -> Tensor:

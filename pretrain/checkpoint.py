@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors object each, checked when read, free of pickle, the newest few kept."""
+"""Checkpoints: one safetensors object each, checked when read, free of pickle, kept by rule."""
 
 import json
 import logging
@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from safetensors.torch import save as encode
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from infra.errors import UsageError
 from infra.record import sha256
@@ -31,27 +32,58 @@ class Checkpoint:
 
 
 def save(
-    store: Store, module: nn.Module, optimiser: torch.optim.Optimizer, *, step: int, run_digest: str, keep: int
+    store: Store,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    *,
+    step: int,
+    run_digest: str,
+    keep: int,
+    keep_every: int | None = None,
 ) -> str:
-    """Put the state after ``step`` steps as one object, delete all but the newest ``keep``, and give its key.
+    """Put the state after ``step`` steps as one object, delete old ones as :func:`put` does, and give its key."""
+    return put(store, snapshot(module, optimiser), step=step, run_digest=run_digest, keep=keep, keep_every=keep_every)
 
-    A save that is cut off leaves no object, or one whose checksum does not fit its name.
+
+def snapshot(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Copy the state to this machine's memory: later steps do not change it. With fsdp every rank must take part."""
+    state = {name: whole(value.detach()) for name, value in _state(module, optimiser).items()}
+    copied = {name: value.to("cpu", non_blocking=True, copy=True) for name, value in state.items()}
+    if any(value.is_cuda for value in state.values()):
+        torch.cuda.synchronize()
+    return {name: value.contiguous() for name, value in copied.items()}
+
+
+def put(
+    store: Store,
+    tensors: Mapping[str, Tensor],
+    *,
+    step: int,
+    run_digest: str,
+    keep: int,
+    keep_every: int | None = None,
+) -> str:
+    """Put a snapshot as one object and give its key.
+
+    Then all are deleted but the newest ``keep`` and those after a multiple of ``keep_every`` steps. A save that is cut
+    off leaves no object, or one whose checksum does not fit its name.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in _state(module, optimiser).items()}
     # One entry: safetensors writes several in an order of its own, and equal states must be equal bytes.
     header = json.dumps({"format": FORMAT, "step": step, "run": run_digest})
-    data = encode(tensors, metadata={HEADER: header})
+    data = encode(dict(tensors), metadata={HEADER: header})
     key = checkpoint_key(step, sha256(data))
     store.put(key, data)
     for old in checkpoint_keys(store)[keep:]:
-        store.delete(old)
+        named = checkpoint_name(old)
+        if keep_every is None or named is None or named[0] % keep_every:
+            store.delete(old)
     return key
 
 
 def latest(store: Store, run_digest: str) -> Checkpoint | None:
     """Read the newest checkpoint that is whole; a damaged one is passed over with a warning.
 
-    Raises UsageError where it belongs to another run.
+    Raises UsageError where it belongs to another run or was written by a newer version.
     """
     for key in checkpoint_keys(store):
         try:
@@ -69,7 +101,11 @@ def read(store: Store, key: str, run_digest: str) -> Checkpoint:
         raise ValueError("its content does not have the checksum in its name")
     header = json.loads(read_header(data)[HEADER])
     if header.get("format") != FORMAT:
-        raise ValueError(f"format {header.get('format')!r}, expected {FORMAT!r}")
+        # Whole, as its checksum says: to pass over it would begin again what a newer version has done.
+        raise UsageError(
+            f"{store.url}/{key} has format {header.get('format')!r}, this version reads {FORMAT!r}:"
+            " go on with the version that wrote it, or give another --out"
+        )
     if header["run"] != run_digest:
         raise UsageError(
             f"{store.url} holds checkpoints of run {header['run'][:12]}, this is run {run_digest[:12]}:"
@@ -81,14 +117,33 @@ def read(store: Store, key: str, run_digest: str) -> Checkpoint:
 def restore(checkpoint: Checkpoint, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Put a checkpoint's values into the module and the optimiser."""
     tensors = checkpoint.tensors
-    module.load_state_dict({n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")})
+    now = module.state_dict()
+    given = {n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")}
+    # Where nothing is in parts, load_state_dict itself copies, and names what does not fit.
+    module.load_state_dict({n: like(t, now[n]) if isinstance(now.get(n), DTensor) else t for n, t in given.items()})
+    on_device = any(group.get("fused") or group.get("capturable") for group in optimiser.param_groups)
     for name, parameter in _trained(module, optimiser):
         prefix = f"optim.{name}:"
         found = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        # AdamW keeps its count of steps, a scalar, on the CPU.
-        state = {n: t.clone() if t.dim() == 0 else t.to(parameter.device, copy=True) for n, t in found.items()}
+        # AdamW keeps its count of steps, a scalar, on the CPU, unless it is one kernel.
+        state = {n: t.clone() if t.dim() == 0 and not on_device else like(t, parameter) for n, t in found.items()}
         if state:
             optimiser.state[parameter] = state
+
+
+def whole(value: Tensor) -> Tensor:
+    """Join the parts of a tensor that lie on several ranks; give any other as it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def like(value: Tensor, parameter: Tensor) -> Tensor:
+    """Copy a tensor to where a parameter is: this rank's part of it where the parameter is in parts."""
+    if isinstance(parameter, DTensor) and value.dim():
+        moved = value.to(parameter.device)
+        # Every rank takes its part of what it has read itself: the ranks do not meet their tensors in one order.
+        return distribute_tensor(moved, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    # In the parameter's own order of memory, as the optimiser itself makes it.
+    return torch.empty_like(parameter).copy_(value) if value.dim() else value.to(parameter.device, copy=True)
 
 
 def _state(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

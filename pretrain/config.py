@@ -4,10 +4,10 @@ import difflib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import UsageError
 from infra.record import digest
@@ -55,20 +55,40 @@ class EncoderConfig(Frozen):
 
 
 class Optim(Frozen):
-    """The optimiser."""
+    """The optimiser and its schedule; the defaults are DI3CL's but for the schedule, which moves every step."""
 
-    kind: Literal["sgd", "adamw"] = "sgd"
-    """Which optimiser."""
+    kind: Literal["sgd", "adamw", "lars"] = "sgd"
+    """Which optimiser; lars for batches of thousands."""
     lr: float = Field(default=0.03, gt=0)
     """Peak learning rate, at a global batch of lr_batch."""
     lr_batch: int | None = Field(default=256, ge=1)
     """The rate grows with batch / lr_batch; null: it does not."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of SGD."""
+    """Momentum of SGD and LARS."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of AdamW."""
+    trust: float = Field(default=0.001, gt=0)
+    """Of LARS: rate of a layer, relative to the length of its weights by that of its gradient."""
     weight_decay: float = Field(default=1e-4, ge=0)
-    """On every parameter."""
+    """Pull of parameters towards zero."""
+    weight_decay_on: Literal["all", "weights"] = "all"
+    """all: every parameter, as published; weights: not on biases and batch norm. LARS adapts what decays."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Greatest length of the gradient; null: any, as published."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps of linear rise before the cosine."""
+    """Steps of linear rise before the schedule."""
+    schedule: Literal["step", "epoch", "multistep"] = "step"
+    """step: half a cosine, lower at every step; epoch: lower once an epoch, as published; multistep: falls."""
+    steps_per_epoch: int | None = Field(default=None, ge=1)
+    """Of schedule epoch."""
+    milestones: tuple[Share, ...] = (0.6, 0.8)
+    """Of schedule multistep: parts of the run after which the rate falls to a tenth (MoCo's are 120 and 160 of 200)."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.schedule == "epoch" and self.steps_per_epoch is None:
+            raise ValueError("schedule epoch needs steps_per_epoch (tiles of the corpus / batch)")
+        return self
 
     def peak_lr(self, batch: int) -> float:
         """Give the learning rate for a global batch, before the schedule."""
@@ -81,7 +101,11 @@ class Keeping(Frozen):
     every: int = Field(default=500, ge=1)
     """Steps between checkpoints."""
     keep: int = Field(default=3, ge=1)
-    """How many are kept."""
+    """How many are kept: the newest."""
+    keep_every: int | None = Field(default=None, ge=1)
+    """Checkpoints after multiples of so many steps are kept for ever as well; null: none."""
+    background: bool = True
+    """Write while training goes on."""
 
 
 class Reading(Frozen):
@@ -119,18 +143,40 @@ class LoopConfig(Frozen):
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of weights, order of tiles and views."""
     optim: Optim = Optim()
+    accumulate: int = Field(default=1, ge=1)
+    """Parts in which a rank takes its share of a batch, to save memory; batch norm sees a part at a time."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on a GPU, fp32 on a CPU."""
+    batch_norm: Literal["local", "sync", "split"] = "local"
+    """Statistics of a rank's samples, of all ranks' samples, or of each group of a rank's samples."""
+    batch_norm_groups: int = Field(default=8, ge=2)
+    """Groups of batch_norm split; each is normalised as if it were a rank."""
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """Order of convolution weights in memory; auto: channels_last on a GPU."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at the start, faster steps."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """fsdp: every rank holds a part of the parameters, for encoders that do not fit a device."""
     max_bad_steps: int = Field(default=10, ge=1)
     """Steps without finite gradients until the run ends."""
+    check_ranks_every: int = Field(default=500, ge=1)
+    """Steps between two checks that all ranks hold the same numbers."""
     log_every: int = Field(default=10, ge=1)
     """Steps between two lines of the log."""
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """Peak of a rank's device, for the share of it that is used; null: known for some GPUs in bf16."""
     checkpoint: Keeping = Keeping()
 
     def identity(self) -> dict[str, Any]:
-        """Give what decides the result: everything but how it is read, logged and saved."""
-        return self.model_dump(mode="json", exclude={"log_every", "checkpoint", "reading"})
+        """Give what decides the result: everything but how it is read, computed, logged and saved."""
+        return self.model_dump(mode="json", exclude=NO_RESULT)
 
+
+NO_RESULT = {
+    "reading", "memory_format", "compile", "sharding", "check_ranks_every", "log_every", "peak_tflops", "checkpoint",
+    "watch",
+}  # fmt: skip
+"""Dials that change the result by rounding at most."""
 
 Model = TypeVar("Model", bound=BaseModel)
 

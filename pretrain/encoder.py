@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from infra.errors import UsageError
 from pretrain.config import InputSpec as InputSpec
@@ -59,6 +60,16 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(y)) + shortcut)  # type: ignore[no-any-return]
 
 
+class FirstConv(nn.Conv2d):
+    """A convolution that answers one band as that band repeated for all its inputs, without the copies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give (N, out, H', W') of (N, 1 or in, H, W)."""
+        if x.shape[1] == 1 and self.in_channels > 1:
+            return functional.conv2d(x, self.weight.sum(1, keepdim=True), self.bias, self.stride, self.padding)
+        return super().forward(x)
+
+
 class ResNet(nn.Module):
     """A ResNet without its classifier; parameters are named as torchvision names them.
 
@@ -71,7 +82,7 @@ class ResNet(nn.Module):
             raise UsageError(f"no ResNet of depth {depth}: choose one of {', '.join(map(str, BLOCKS))}")
         self.depth, self.bands = depth, bands
         block = BasicBlock if depth < 50 else Bottleneck
-        self.conv1 = nn.Conv2d(bands, 64, 7, stride=2, padding=3, bias=False)
+        self.conv1 = FirstConv(bands, 64, 7, stride=2, padding=3, bias=False)
         self.bn1, self.relu = nn.BatchNorm2d(64), nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         inside = 64
@@ -146,10 +157,15 @@ def adapt_bands(encoder: ResNet, bands: int) -> ResNet:
     """
     made = ResNet(encoder.depth, bands)
     state = encoder.state_dict()
-    kernel = state["conv1.weight"].sum(1, keepdim=True)
+    state["conv1.weight"] = adapted_kernel(state["conv1.weight"], bands)
+    made.load_state_dict(state)
+    return made
+
+
+def adapted_kernel(kernel: Tensor, bands: int) -> Tensor:
+    """Give the first convolution's kernel (filters, old, h, w) for other bands: (filters, bands, h, w)."""
+    kernel = kernel.sum(1, keepdim=True)
     filters = torch.arange(len(kernel), device=kernel.device)
     spread = torch.zeros(len(kernel), bands, 1, 1, dtype=kernel.dtype, device=kernel.device)
     spread[filters, filters % bands] = 1.0
-    state["conv1.weight"] = kernel * spread
-    made.load_state_dict(state)
-    return made
+    return kernel * spread

@@ -15,6 +15,7 @@ from infra.errors import UsageError
 from infra.store import Store, open_store, split_object
 from pretrain.config import Depth, Frozen, InputSpec
 from pretrain.encoder import ResNet, adapt_bands
+from pretrain.published import encoder_tensors
 from shards.tile import DbScale
 
 CARD = HEADER = "sarsense"
@@ -82,9 +83,10 @@ def read_header(data: bytes) -> dict[str, Any]:
 def load_weights(encoder: ResNet, path: str) -> None:
     """Fill an encoder from a local file of torchvision-named weights (safetensors or .pth); bands are adapted.
 
-    A classifier in the file is left out. Raises UsageError where the file is missing or fits another network.
+    Published checkpoints of DI3CL and MoCo give their query side's encoder. A classifier in the file is left out.
+    Raises UsageError where the file is missing or fits another network.
     """
-    state = {name: value for name, value in _read_weights(path).items() if not name.startswith("fc.")}
+    state = encoder_tensors(read_weights(path))
     try:
         source = ResNet(encoder.depth, state["conv1.weight"].shape[1])
         source.load_state_dict(state)
@@ -103,7 +105,8 @@ def read_weights_file(path: str) -> bytes:
         raise UsageError(f"cannot read the weights {path}: {error.strerror} (--encoder.weights)") from None
 
 
-def _read_weights(path: str) -> dict[str, torch.Tensor]:
+def read_weights(path: str) -> dict[str, torch.Tensor]:
+    """Read the tensors of a local file (.safetensors, or .pth without code). Raises UsageError where it has none."""
     data = read_weights_file(path)
     try:
         if path.endswith(".safetensors"):

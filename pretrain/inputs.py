@@ -6,19 +6,23 @@ from torch import Tensor
 from infra.errors import UsageError
 from infra.world import World
 from pretrain.augment import augment
-from pretrain.encoder import STRIDES, match_bands, normalise, to_grey
+from pretrain.encoder import STRIDES, match_bands, normalise
 from pretrain.pair_run import PairRun
+from pretrain.radiometry import changed_grey
 from shards.tile import DbScale
 
 
 def encoder_input(codes: Tensor, numbers: Tensor, scale: DbScale, config: PairRun) -> Tensor:
-    """Give the encoder's input (N, bands, H, W) of codes (N, bands, H, W), augmented by the samples' numbers (N, 8)."""
+    """Give the encoder's input (N, bands, H, W) of codes (N, bands, H, W), augmented by the samples' numbers (N, 8).
+
+    A single band stays one: the encoder's first convolution repeats it without a copy.
+    """
     with torch.autocast(codes.device.type, enabled=False):  # greys have more levels than bf16
-        grey, valid = to_grey(codes, scale, config.input)
+        grey, valid = changed_grey(codes, numbers, scale, config.input, config.augment)
         x = normalise(augment(grey, valid, numbers, config.augment), valid, config.input)
     if x.is_cuda:
         x = x.contiguous(memory_format=torch.channels_last)
-    return match_bands(x, config.encoder.bands)
+    return x if x.shape[1] == 1 else match_bands(x, config.encoder.bands)
 
 
 def check_pairs(config: PairRun, world: World) -> None:

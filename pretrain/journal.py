@@ -3,7 +3,7 @@
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,13 +12,16 @@ from infra.log import JsonLines, Steps, read_lines
 from infra.store import Store
 from infra.world import World
 from pretrain.run_folder import METRICS, METRICS_JOINED, TENSORBOARD, brief
+from pretrain.trackers import Tracker
 
 
 class Journal:
     """Takes the numbers of a step to where people and programs look for them; does nothing on other ranks."""
 
-    def __init__(self, store: Store, world: World, title: str, start: int, total: int) -> None:
-        self._store, self._lead = store, world.lead
+    def __init__(
+        self, store: Store, world: World, title: str, start: int, total: int, trackers: Sequence[Tracker] = ()
+    ) -> None:
+        self._store, self._lead, self._trackers = store, world.lead, trackers
         self._steps = Steps(title, start, total, quiet=not world.lead)
         self._lines = JsonLines(store, METRICS, start)
         self._events: Any = None
@@ -36,6 +39,8 @@ class Journal:
         for name, value in values.items():
             if math.isfinite(value):
                 self._events.add_scalar(name, value, step)
+        for tracker in self._trackers:
+            tracker.record(step, values)
         self._steps.update(step + 1, brief(values))
 
     def say(self, line: str) -> None:
@@ -67,4 +72,6 @@ class Journal:
         if self._lead:
             self._lines.put()
             self._events.close()
+            for tracker in self._trackers:
+                tracker.close()
         self._folder.cleanup()

@@ -1,9 +1,9 @@
-"""From a resolved run to running ranks: in this process, or as a gang on a Ray cluster."""
+"""From a resolved run to running ranks: in this process, as one of those started around it, or as a gang on Ray."""
 
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -13,18 +13,23 @@ import torch
 
 from infra.errors import UsageError
 from infra.log import Steps, last_line
+from infra.place import find_place, rank_range
 from infra.record import sha256
+from infra.rendezvous import TIMEOUT_S, joined
 from infra.store import Store, StoreError, absolute, open_store
 from infra.world import Device, World, current
 from pretrain.config import InputSpec, run_digest, validate
+from pretrain.environment import command_line, record_start
 from pretrain.export import EncoderCard, read_weights_file, save_encoder
 from pretrain.learner import Pretrainer
 from pretrain.learners import LEARNERS
 from pretrain.loop import Summary, claim, train
 from pretrain.methods import RUNS
 from pretrain.pair_run import PairRun
+from pretrain.partners import with_partners
 from pretrain.reading import open_corpus, open_feed, teller
-from pretrain.run_folder import ENCODER, METRICS, brief
+from pretrain.run_folder import ENCODER, METRICS, brief, checkpoint_keys, checkpoint_name
+from pretrain.watch import begin_watching, check_watch
 from shards.manifest import Manifest
 from shards.plan import Plan
 from shards.reader import Corpus
@@ -56,30 +61,74 @@ class Job:
         }
 
 
-def launch(job: Job, *, ranks: int = 1, address: str | None = None, max_failures: int = 3) -> Summary | None:
-    """Run a job to its end on ``ranks`` ranks: one in this process, several (or one at ``address``) under Ray.
+def launch(
+    job: Job,
+    *,
+    ranks: int | str = 1,
+    address: str | None = None,
+    max_failures: int = 3,
+    timeout_s: float = TIMEOUT_S,
+) -> Summary | None:
+    """Run a job to its end: as one rank among those that torchrun or srun started, else on ``ranks`` ranks.
 
-    Gives the summary where the work was done in this process.
+    One rank is this process, several (or one at ``address``) are a gang under Ray; ``2..4`` is an elastic one. A rank
+    that waits longer than ``timeout_s`` for the others gives them up. Gives the summary where the work was done in this
+    process, or ended early.
     """
-    if ranks == 1 and address is None:
+    least, most = rank_range(ranks)
+    place = find_place(os.environ)
+    if place is not None:
+        if (least, most) not in ((1, 1), (place.size, place.size)):
+            raise UsageError(f"--ranks {ranks} inside a start of {place.size} ranks: leave --ranks out there")
+        LEARNERS[job.method].check(job.config, World(size=place.size))
+        with joined(place, gpu=_on_gpu(job), timeout_s=timeout_s):
+            return work(job, current(job.device))
+    if most == 1 and address is None:
         return work(job, current(job.device))
-    from infra.cluster import gang
+    return _launch_gang(job, fitting_sizes(job, least, most), address, max_failures, timeout_s)
 
-    gpu = job.device == "cuda" or (job.device == "auto" and torch.cuda.is_available())
-    preflight(job, ranks)
+
+def _launch_gang(
+    job: Job, sizes: Sequence[int], address: str | None, max_failures: int, timeout_s: float
+) -> Summary | None:
+    from infra.gang import gang
+
+    preflight(job, sizes[-1])
     with tempfile.TemporaryDirectory(prefix="sarsense-ray-") as storage, _watched(job):
-        gang(
+        finished = gang(
             work_of_rank,
             job.plain(),
-            ranks=ranks,
-            gpu=gpu,
+            ranks=sizes[0] if len(sizes) == 1 else sizes,
+            gpu=_on_gpu(job),
             cpus_per_rank=max(1, job.threads),
             address=address,
             max_failures=max_failures,
+            timeout_s=timeout_s,
             name=f"pretrain-{job.method}",
             storage=storage,
         )
-    return None
+    if finished:
+        return None
+    saved = [name[0] for key in checkpoint_keys(open_store(job.out)) if (name := checkpoint_name(key))]
+    return Summary(max(saved, default=0), 0, False, {})
+
+
+def _on_gpu(job: Job) -> bool:
+    return job.device == "cuda" or (job.device == "auto" and torch.cuda.is_available())
+
+
+def fitting_sizes(job: Job, least: int, most: int) -> list[int]:
+    """Give the numbers of ranks among which the global batch divides. Raises UsageError where none does."""
+    fitting, refusals = list[int](), list[UsageError]()
+    for size in range(least, most + 1):
+        try:
+            LEARNERS[job.method].check(job.config, World(size=size))
+            fitting.append(size)
+        except UsageError as error:
+            refusals.append(error)
+    if not fitting:
+        raise refusals[0]
+    return fitting
 
 
 def preflight(job: Job, ranks: int) -> None:
@@ -87,7 +136,10 @@ def preflight(job: Job, ranks: int) -> None:
     LEARNERS[job.method].check(job.config, World(size=ranks))
     corpus = Corpus.open(job.data)
     check_levels(corpus, job.config.input)
-    claim(open_store(job.out), identity(job.method, job.config, corpus.manifest), job.config, World())
+    check_watch(job.config)
+    store = open_store(job.out)
+    claim(store, identity(job.method, job.config, corpus.manifest), job.config, World())
+    record_start(store, place="launcher", command=command_line(), data=job.data, ranks=ranks)
 
 
 @contextmanager
@@ -112,15 +164,18 @@ def _watched(job: Job) -> Iterator[None]:
         watcher.join()
 
 
-def work_of_rank(plain: Mapping[str, Any]) -> None:
-    """Do one rank's part; what Ray calls in each worker, with the process group up."""
+def work_of_rank(plain: Mapping[str, Any], stop: threading.Event) -> bool:
+    """Do one rank's part; what Ray calls in each worker, with the process group up. Says whether the run is done."""
     config = validate(RUNS[plain["method"]], plain["config"], "job")
     job = Job(plain["method"], config, plain["data"], plain["out"], plain["device"], max(1, plain["threads"]))
-    work(job, current(job.device))
+    return work(job, current(job.device), stop).finished
 
 
-def work(job: Job, world: World) -> Summary:
-    """Train in this process as one rank of ``world``, and leave the encoder beside the checkpoints."""
+def work(job: Job, world: World, stop: threading.Event | None = None) -> Summary:
+    """Train in this process as one rank of ``world``, and leave the encoder beside the checkpoints.
+
+    ``stop`` ends it early, with a checkpoint.
+    """
     if job.threads:
         torch.set_num_threads(job.threads)
     config, store = job.config, open_store(job.out)
@@ -129,9 +184,25 @@ def work(job: Job, world: World) -> Summary:
     learner = LEARNERS[job.method](config, corpus.scale, world)
     plan = Plan(corpus.shard_counts(), config.seed, config.lanes, config.batch, weights=corpus.weights())
     run = identity(job.method, config, corpus.manifest)
-    with open_feed(config.reading, corpus, plan, learner.draw, world) as feed:
+    claim(store, run, config, world)
+    if world.lead:
+        record_start(store, place="rank 0", command=command_line(), data=job.data, ranks=world.size)
+    with open_feed(config.reading, corpus, plan, with_partners(learner.draw, corpus, config), world) as feed:
         tell = teller(config.reading, feed, world)
-        summary = train(learner, feed, config, world, store, run, title=job.method, tell=tell)
+        watch, trackers = begin_watching(config, learner, corpus.scale, store, run, world, job.method)
+        summary = train(
+            learner,
+            feed,
+            config,
+            world,
+            store,
+            run,
+            title=job.method,
+            stop=stop,
+            tell=tell,
+            watch=watch,
+            trackers=trackers,
+        )
     if summary.finished and world.lead:
         _export(learner, corpus, store, run, job, summary.step)
     return summary
@@ -170,7 +241,7 @@ def identity(method: str, config: PairRun, manifest: Manifest) -> dict[str, Any]
 
 def _export(learner: Pretrainer, corpus: Corpus, store: Store, run: Mapping[str, Any], job: Job, step: int) -> None:
     config = job.config
-    bands = 1 if config.views.bands == "one" else corpus.shape(0)[0]
+    bands = 1 if config.views.bands != "all" else corpus.shape(0)[0]
     card = EncoderCard(
         method=job.method,
         depth=config.encoder.depth,
@@ -185,6 +256,8 @@ def _export(learner: Pretrainer, corpus: Corpus, store: Store, run: Mapping[str,
     save_encoder(store, ENCODER, learner.encoder, card)
 
 
-def default_threads(ranks: int) -> int:
-    """Give each of the ranks on one machine its part of the cores."""
-    return max(1, len(os.sched_getaffinity(0)) // ranks)
+def default_threads(ranks: int | str) -> int:
+    """Give each of the ranks on one machine its part of the cores; torchrun and srun say how many are here."""
+    place = find_place(os.environ)
+    here = place.neighbours if place is not None else rank_range(ranks)[1]
+    return max(1, len(os.sched_getaffinity(0)) // here)

@@ -1,36 +1,39 @@
-"""The one loop that trains every learner: steps, schedule, checkpoints, exact resume, logs."""
+"""The one loop that trains every learner: steps, checkpoints, exact resume, logs."""
 
-import inspect
 import json
-import math
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from infra.errors import SarsenseError, UsageError
+from infra.errors import UsageError
 from infra.store import NotFound, Store
 from infra.world import World
 from pretrain import checkpoint
-from pretrain.config import LoopConfig, Optim, run_digest
+from pretrain.config import LoopConfig, run_digest
+from pretrain.guard import Diverged as Diverged
+from pretrain.guard import Messages, Told, check_buffers, check_ranks
 from pretrain.journal import Journal
 from pretrain.learner import Learner, to_device
+from pretrain.meter import Meter, peak_tflops
+from pretrain.norms import convert
+from pretrain.optim import learning_rate as learning_rate
+from pretrain.optim import make_optimiser
 from pretrain.run_folder import RUN
+from pretrain.saver import Saver
+from pretrain.sharding import shard
+from pretrain.step import Step
+from pretrain.trackers import Tracker
 
 if TYPE_CHECKING:
     from shards.feed import Feed
-
-
-class Diverged(SarsenseError):
-    """The gradients stayed infinite or undefined for too many steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,74 +57,111 @@ def train(
     title: str = "train",
     stop: threading.Event | None = None,
     tell: Callable[[], Mapping[str, float]] = dict,
+    late: bool | None = None,
+    watch: Callable[[int, Mapping[str, Tensor]], Mapping[str, float]] | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> Summary:
     """Train until ``config.steps`` are done, from the newest checkpoint in ``store`` if there is one.
 
     ``feed`` gives this rank's share of each global batch. ``run`` is everything that decides the result, as plain
     data; its digest names the run, and a store with another run in it is refused (UsageError). The state after n
     steps is the same whether or not the process was ended and started again in between. ``stop`` (or SIGTERM, or
-    Ctrl-C) ends the call early, with a checkpoint. ``tell`` gives further numbers for each line of the log.
+    Ctrl-C) ends the call early, with a checkpoint. ``tell`` gives further numbers for each line of the log. ``late``
+    lets the host run ahead of the device and learn a step later how a step went (as by default on a GPU).
+    ``watch`` looks after each step, at its number and batch; what it gives stands in the next line. ``trackers`` are
+    told every line, too.
 
-    Raises Diverged after ``config.max_bad_steps`` steps in a row without finite gradients.
+    Raises Diverged after ``config.max_bad_steps`` steps in a row without finite gradients, or where the ranks no
+    longer hold the same numbers.
     """
     name = run_digest(run)
     claim(store, run, config, world)
-    learner.module.to(world.device)
-    if world.device.type == "cuda":
-        learner.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = make_optimiser(learner, config.optim)
-    began = done = _resume(learner, optimiser, world, store, name)
-    forward = _joined(learner, world)
-    meter = _Meter(config.batch)
-    last: dict[str, float] = {}
-    bad = 0
-    with Journal(store, world, title, began, config.steps) as journal, _stopping(stop) as stopping:
+    if late is None:
+        late = world.device.type == "cuda" and config.sharding == "none"
+    optimiser = _prepare(learner, config, world, late)
+    began = _resume(learner, optimiser, world, store, name)
+    doing = Step(learner, optimiser, config, world, late=late)
+    messages, meter = Messages(world, late=late), Meter(config.batch, config.peak_tflops or peak_tflops(world.device))
+    with (
+        _stopping(stop) as stopping,
+        Saver(store, world, name, config.checkpoint, parts=config.sharding == "fsdp") as saver,
+        Journal(store, world, title, began, config.steps, trackers) as journal,
+    ):
         if began:
             journal.say(f"{title}: continuing {store.url} at step {began}")
+        count, pages = _Count(began), dict[int, Mapping[str, Tensor]]()
 
-        def save() -> None:
-            if done < config.steps:
-                journal.commit(done)
-            if world.lead:
-                checkpoint.save(
-                    store, learner.module, optimiser, step=done, run_digest=name, keep=config.checkpoint.keep
-                )
+        def hear(told: Told, *, log: bool) -> None:
+            losses = pages.pop(told.step)
+            count.take(told)
+            if not told.good:
+                check_buffers(learner.module, told.step)
+            if log or not told.good:
+                values = world.mean({n: float(v) for n, v in losses.items()})
+                rate = learning_rate(told.step, config)
+                count.last = {**values, "lr": rate, "grad_norm": told.norm, **meter.read(), **tell(), **count.seen}
+                count.seen = {}
+                journal.record(told.step, count.last)
+            if count.bad >= config.max_bad_steps:
+                journal.commit(told.step + 1)
+                _diverged(told, count.bad)
 
         for batch in feed.batches(began, config.steps):
-            step = done
-            lr = learning_rate(step, config)
-            for group in optimiser.param_groups:
-                group["lr"] = lr
-            optimiser.zero_grad(set_to_none=True)
-            with _precision(config, world):
-                losses = forward(_tensors(batch.arrays, world.device), step)
-            losses["loss"].backward()
-            norm = _gradient_norm(learner)
-            good = math.isfinite(norm)
-            if good:
-                optimiser.step()
-                learner.after_step(step)
-            else:
-                _check_buffers(learner, step)
-            bad = 0 if good else bad + 1
-            done = step + 1
+            step, count.done = count.done, count.done + 1
+            with meter.counting() if step == began and not config.compile else nullcontext():
+                pages[step] = doing.gradients(tensors := _tensors(batch.arrays, world.device), step)
+            messages.send(step, doing.update(step, learning_rate(step, config)), stopping.is_set())
             meter.add(batch.wait_s)
-            if not good or done % config.log_every == 0 or done == config.steps:
-                values = world.mean({n: float(v.detach()) for n, v in losses.items()})
-                last = {**values, "lr": lr, "grad_norm": norm, **meter.read(), **tell()}
-                journal.record(step, last)
-            if bad >= config.max_bad_steps:
-                journal.commit(done)
-                _diverged(step, bad, norm)
-            halt = world.any(stopping.is_set())
+            if watch is not None:
+                count.seen.update(watch(step, tensors))
+            last = count.done == config.steps
+            save, log = last or count.done % config.checkpoint.every == 0, last or count.done % config.log_every == 0
+            for told in messages.read(everything=save or log):
+                hear(told, log=log and told.step == step)
+            if count.halt:  # it may have been said a step ago
+                for told in messages.read(everything=True):
+                    hear(told, log=False)
+            saver.check()
+            if count.done % config.check_ranks_every == 0:
+                check_ranks(learner.module, world, count.done)
             # A state reached through bad steps is not worth keeping over one that was well.
-            if not bad and (halt or done % config.checkpoint.every == 0 or done == config.steps):
-                save()
-            if halt:
+            if not count.bad and (count.halt or save):
+                if not last:
+                    journal.commit(count.done)
+                saver.save(learner.module, optimiser, count.done)
+            if count.halt:
                 break
-        if done >= config.steps:
-            journal.finish(done)
-        return Summary(done, began, done >= config.steps, last)
+        if count.done >= config.steps:
+            saver.wait()
+            journal.finish(count.done)
+        return Summary(count.done, began, count.done >= config.steps, count.last)
+
+
+def _prepare(learner: Learner, config: LoopConfig, world: World, late: bool) -> torch.optim.Optimizer:
+    """Put the learner on its device, in the form that the dials ask for, and make its optimiser."""
+    learner.module.to(world.device)
+    auto = config.memory_format == "auto" and world.device.type == "cuda"
+    if auto or config.memory_format == "channels_last":
+        learner.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convert(learner.module, config.batch_norm, world, config.batch_norm_groups)
+    if config.sharding == "fsdp":
+        shard(learner.module, world)
+    return make_optimiser(learner.parameters(), config.optim, world.device, late=late)
+
+
+@dataclass(slots=True)
+class _Count:
+    """How far the loop is: steps done, bad ones in a row, whether to stop, numbers last logged and seen since."""
+
+    done: int
+    bad: int = 0
+    halt: bool = False
+    last: Mapping[str, float] = field(default_factory=dict)
+    seen: dict[str, float] = field(default_factory=dict)
+
+    def take(self, told: Told) -> None:
+        self.bad = 0 if told.good else self.bad + 1
+        self.halt = self.halt or told.halt
 
 
 def claim(store: Store, run: Mapping[str, Any], config: LoopConfig, world: World) -> None:
@@ -142,48 +182,6 @@ def claim(store: Store, run: Mapping[str, Any], config: LoopConfig, world: World
         )
 
 
-def learning_rate(step: int, config: LoopConfig) -> float:
-    """Give the learning rate of a step: linear warm-up, then half a cosine down to zero at the last step."""
-    peak, warm = config.optim.peak_lr(config.batch), config.optim.warmup_steps
-    if step < warm:
-        return peak * (step + 1) / warm
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, config.steps - warm)))
-
-
-def make_optimiser(learner: Learner, config: Optim) -> torch.optim.Optimizer:
-    """Make the optimiser; weight decay acts on every parameter, as published."""
-    parameters = list(learner.parameters())
-    if config.kind == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True
-    )
-
-
-class _Forward(nn.Module):
-    """What DistributedDataParallel wraps, so that a learner's loss passes through its hooks."""
-
-    def __init__(self, learner: Learner) -> None:
-        super().__init__()
-        self.module = learner.module
-        self._learner = learner
-
-    def forward(self, batch: Mapping[str, Tensor], step: int) -> Mapping[str, Tensor]:
-        return self._learner.losses(batch, step)
-
-
-def _joined(learner: Learner, world: World) -> nn.Module:
-    forward = _Forward(learner)
-    forward.train()
-    if world.size == 1:
-        return forward
-    # Queues and twins are equal on every rank by construction: nothing to broadcast at every step.
-    parallel = nn.parallel.DistributedDataParallel
-    renamed = "forward_sync_buffers" in inspect.signature(parallel).parameters  # torch 2.13
-    quiet: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-    return parallel(forward, device_ids=[world.device] if world.device.type == "cuda" else None, **quiet)
-
-
 def _resume(learner: Learner, optimiser: torch.optim.Optimizer, world: World, store: Store, name: str) -> int:
     found = checkpoint.latest(store, name) if world.lead else None
     key = world.from_lead(found.key if found else None)
@@ -201,57 +199,11 @@ def _tensors(arrays: Mapping[str, NDArray[Any]], device: torch.device) -> dict[s
     return to_device(tensors, device)
 
 
-def _precision(config: LoopConfig, world: World) -> torch.autocast:
-    cuda = world.device.type == "cuda"
-    # bf16 on a CPU without the instructions is many times slower than fp32.
-    enabled = config.precision == "bf16" or (config.precision == "auto" and cuda)
-    return torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
-def _gradient_norm(learner: Learner) -> float:
-    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
-
-
-def _check_buffers(learner: Learner, step: int) -> None:
-    """End where a bad batch has reached the running statistics of batch norm: no later step would mend them."""
-    floats = [buffer for buffer in learner.module.buffers() if buffer.is_floating_point()]
-    if not all(bool(torch.isfinite(buffer).all()) for buffer in floats):
-        raise Diverged(
-            f"activations of step {step} were infinite or undefined: the run has diverged; lower --optim.lr or add"
-            " --optim.warmup-steps; the checkpoints from before are kept"
-        )
-
-
-def _diverged(step: int, bad: int, norm: float) -> NoReturn:
+def _diverged(told: Told, bad: int) -> NoReturn:
     raise Diverged(
-        f"the gradient norm was {norm} for {bad} steps in a row, up to step {step}: the run has diverged;"
+        f"the gradient norm was {told.norm} for {bad} steps in a row, up to step {told.step}: the run has diverged;"
         " lower --optim.lr or add --optim.warmup-steps; the checkpoints from before are kept"
     )
-
-
-class _Meter:
-    """Images per second and share of time spent waiting for data, since they were last read."""
-
-    def __init__(self, batch: int) -> None:
-        self._batch = batch
-        self._begin()
-
-    def _begin(self) -> None:
-        self._since, self._steps, self._wait_s = time.perf_counter(), 0, 0.0
-
-    def add(self, wait_s: float) -> None:
-        self._steps += 1
-        self._wait_s += wait_s
-
-    def read(self) -> dict[str, float]:
-        wall_s = max(time.perf_counter() - self._since, 1e-9)
-        rates = {
-            "images_per_s": self._steps * self._batch / wall_s,
-            "data_wait_share": min(self._wait_s / wall_s, 1.0),
-        }
-        self._begin()
-        return rates
 
 
 @contextmanager

@@ -56,17 +56,23 @@ class Queue(nn.Module):
         self.pointer.add_(count).remainder_(self.length)
 
 
-def contrast(query: Tensor, key: Tensor, others: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def contrast(
+    query: Tensor, key: Tensor, others: Tensor, temperature: float, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Give InfoNCE of unit vectors (N, D) against their keys (N, D) and K others (K, D), and the top-1 accuracy.
 
-    Loss: mean over n of -log(exp(q.k/t) / (exp(q.k/t) + sum_j exp(q.o_j/t))) (van den Oord et al. 2018; MoCo).
+    Loss: mean over n of -log(exp(q.k/t) / (exp(q.k/t) + sum_j exp(q.o_j/t))) (van den Oord et al. 2018; MoCo), where
+    given weighted by ``weights`` (N,).
     """
     with torch.autocast(query.device.type, enabled=False):  # own and other keys in one precision
-        logits = torch.cat([(query * key).sum(1, keepdim=True), query @ others.t()], 1) / temperature
-    loss = functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+        query = query / temperature
+        own, rest = (query * key).sum(1), query @ others.t()
+    # Not by joining own and other logits: that would copy N x K numbers three times.
+    loss = torch.logaddexp(rest.logsumexp(1), own) - own
     # Strictly above all others: equal logits, as of a collapsed network, are no hit.
-    misses = (logits[:, 1:] >= logits[:, :1]).any(1)
-    return loss, 1 - misses.float().mean()
+    misses = (rest >= own.unsqueeze(1)).any(1)
+    mean = loss.mean() if weights is None else (loss * weights).sum() / weights.sum()
+    return mean, 1 - misses.float().mean()
 
 
 def matches(query: Tensor, key: Tensor) -> Tensor:
@@ -90,31 +96,48 @@ def spread(embeddings: Tensor) -> Tensor:
     return embeddings.std(0, unbiased=False).mean() * even
 
 
+def redundancy(features: Tensor) -> Tensor:
+    """Give the mean squared correlation of two different channels of features (M, C), 0 to 1.
+
+    Its inverse is about the number of directions that the features fill evenly, so that a weight on it keeps an
+    encoder from dimensional collapse (Zbontar et al. 2021; Bardes et al. 2022). Noise alone gives 1 / M.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        x = features.float()
+        x = x - x.mean(0)
+        x = x / (x.square().mean(0) + 1e-6).sqrt()
+        correlation = x.t() @ x / len(x)
+    channels = x.shape[1]
+    total = correlation.square().sum() - correlation.diagonal().square().sum()
+    return total / (channels * (channels - 1))
+
+
 class Shuffle:
     """One step's shuffling of samples across ranks, the same on all of them without a word between them.
 
     Batch norm then sees the keys in other company than the queries (He et al. 2020, section 3.3). In a world of
-    one rank nothing moves.
+    one rank nothing moves, but where its batch norm has several ``groups``.
     """
 
-    def __init__(self, world: World, total: int, seed: int, step: int, *, on: bool = True) -> None:
-        self._world, self._on = world, on and world.size > 1
-        generator = torch.Generator().manual_seed(seed * 2_147_483_647 + step)
-        order = torch.randperm(total, generator=generator) if self._on else torch.arange(total)
+    def __init__(self, world: World, total: int, seed: int, step: int, *, on: bool = True, groups: int = 1) -> None:
+        self._world, self._on = world, on and world.size * groups > 1
+        if not self._on:
+            return  # nothing random in a step of one rank: it compiles whole
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed * 2_147_483_647 + step))
         mine = world.share(total)
         self._go, self._back = order[mine], order.argsort()[mine]
 
     def shuffled(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give this rank's share of all ranks' samples in the shuffled order."""
+        if not self._on:
+            return dict(values)
         return {name: self._exchange(value, self._go) for name, value in values.items()}
 
     def restored(self, value: Tensor) -> Tensor:
         """Give back this rank's own samples from values computed in the shuffled order."""
-        return self._exchange(value, self._back)
+        return self._exchange(value, self._back) if self._on else value
 
     def _exchange(self, value: Tensor, places: Tensor) -> Tensor:
-        if not self._on:
-            return value
         joined, places = self._world.all_gather(value), places.to(value.device)
         if value.dtype == torch.uint16:  # torch cannot pick rows of it everywhere
             return joined.view(torch.int16)[places].view(torch.uint16)

@@ -38,8 +38,8 @@ def checkpoint_keys(store: Store) -> list[str]:
 
 def brief(values: Mapping[str, Any]) -> str:
     """Give the few numbers of a step that a progress line has room for."""
-    shown = ("loss", "images_per_s", "data_wait_share")
-    return " ".join(f"{name} {values[name]:.4g}" for name in shown if name in values)
+    shown = {"loss": "loss {:.4g}", "images_per_s": "{:.3g} images/s", "data_wait_share": "{:.1%} waiting for data"}
+    return ", ".join(text.format(values[name]) for name, text in shown.items() if name in values)
 
 
 @dataclass(frozen=True, slots=True)

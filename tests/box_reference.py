@@ -69,3 +69,36 @@ def project(box: Span, left: int, top: int, crop: Crop, other: Crop, size: int) 
         left_v, right_v = size - right_v, size - left_v
     clip = lambda v: min(max(v, 0.0), float(size))  # noqa: E731
     return clip(left_v), clip(top_v), clip(right_v), clip(bottom_v)
+
+
+def draw_crop(rng: random.Random, rows: int, columns: int, area=(0.2, 1.0), aspect=(0.75, 4 / 3), flip=0.5) -> Crop:
+    """A crop as torchvision's RandomResizedCrop takes it, then a flip."""
+    for _ in range(10):
+        target = rows * columns * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < w <= columns and 0 < h <= rows:
+            y, x = rng.randint(0, rows - h), rng.randint(0, columns - w)
+            return y, x, h, w, int(rng.random() < flip)
+    whole = columns / rows
+    w, h = columns, rows
+    if whole < aspect[0]:
+        h = round(w / aspect[0])
+    elif whole > aspect[1]:
+        w = round(h * aspect[1])
+    return (rows - h) // 2, (columns - w) // 2, h, w, int(rng.random() < flip)
+
+
+def draw_pair(rng: random.Random, rows: int, columns: int, size: int, number: int, smallest: int):
+    """Two crops, drawn again until their ground has room for boxes, and the boxes of both views; and how often."""
+    drawn = 0
+    while drawn < 100:
+        drawn += 1
+        a, b = draw_crop(rng, rows, columns), draw_crop(rng, rows, columns)
+        ground = shared_ground(a, b, size)
+        if ground is not None and ground[2] > smallest and ground[3] > smallest:
+            break
+    left, top, width, height = ground
+    boxes = draw_boxes(rng, width, height, number, smallest, 0.5, 50)
+    seen = ([project(box, left, top, *crops, size) for box in boxes] for crops in ((a, b), (b, a)))
+    return (a, b), *seen, drawn

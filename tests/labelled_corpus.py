@@ -32,6 +32,7 @@ class Scene:
     bands: tuple[str, ...] = ("VV", "VH")
     labelled: bool = True
     placed: str = "grid"
+    place: int | None = None  # where it lies, if not where its seed says: several dates of one place
 
     @property
     def truth(self) -> np.ndarray:
@@ -116,13 +117,14 @@ def _tiles(scene: Scene, size: int):
 
 def _source(scene: Scene, tiles: int) -> Source:
     rows, cols = scene.shape
-    west = 10.0 + scene.seed
+    place = scene.seed if scene.place is None else scene.place
+    west = 10.0 + place
     ground = tuple(
         (float(r), float(c), west + c * 1e-4, 50.0 - r * 1e-4)
         for r in np.linspace(0, rows - 1, 4)
         for c in np.linspace(0, cols - 1, 4)
     )
-    grid = SourceGrid(epsg=32632, transform=(10.0, 0.0, 5e5 + 1e4 * scene.seed, 0.0, -10.0, 5.5e6))
+    grid = SourceGrid(epsg=32632, transform=(10.0, 0.0, 5e5 + 1e4 * place, 0.0, -10.0, 5.5e6))
     corners = ((west, 50.0), (west + 0.01, 50.0), (west + 0.01, 49.99), (west, 49.99))
     return Source(
         id=scene.id,

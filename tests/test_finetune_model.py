@@ -1,6 +1,8 @@
 """Models as files: the same network comes back, and what does not fit or could hurt is refused by name."""
 
+import hashlib
 import io
+import json
 import os
 import pickle
 import struct
@@ -8,9 +10,9 @@ import struct
 import pytest
 import torch
 from labelled_corpus import LEGEND, PIXELS_DIGEST, SCALE, build
-from safetensors.torch import save
+from safetensors.torch import load, save
 
-from finetune.config import DecoderConfig
+from finetune.config import DecoderConfig, TargetConfig, TaskConfig
 from finetune.legend import Legend
 from finetune.model import (
     ModelCard,
@@ -79,6 +81,58 @@ def test_the_same_network_comes_back(model):
     codes = torch.randint(0, 65000, (1, 2, 64, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(again(codes), segmenter(codes))
+
+
+OLD_NAMES = "44679fe35617bd855e82ffe5b9252366904edbfee8257b2709793351a7bf14a4"
+"""SHA-256 of the names, shapes and types of all tensors of this model in the first format."""
+
+
+def test_models_of_the_first_format_are_read(model):
+    made, tensors = card(), load(model)
+    listed = "\n".join(f"{n} {tuple(t.shape)} {t.dtype}" for n, t in sorted(tensors.items()))
+    assert hashlib.sha256(listed.encode()).hexdigest() == OLD_NAMES
+    old = json.loads(made.model_dump_json()) | {"format": "sarsense-segmenter-1"}
+    del old["task"], old["encoder_digest"]
+    kept = ("channels", "pool_scales", "dropout", "aux_weight", "aux_channels")
+    old["decoder"] = {name: old["decoder"][name] for name in kept}
+    segmenter, found = model_of(save(tensors, metadata={"sarsense": json.dumps(old)}), "old")
+    assert (found.task.kind, found.decoder.kind, found.format) == ("segmentation", "upernet", "sarsense-segmenter-1")
+    codes = torch.randint(0, 65000, (1, 2, 64, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = segmenter(codes)
+    # As the code that knew this format alone computed them.
+    assert logits.double().sum().item() == pytest.approx(-1597.75186, rel=1e-4)
+    assert logits[0, :, 3, 5].tolist() == pytest.approx([-0.2229, -0.3432], abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"decoder": DecoderConfig(kind="danet", channels=8, aux_weight=0)},
+        {"decoder": DecoderConfig(kind="deeplabv3plus", channels=8, aux_weight=0, output_stride=16)},
+        {"decoder": DecoderConfig(channels=8, aux_weight=0, refine=True, inject="image")},
+        {"decoder": DecoderConfig(channels=8, pool="attention"), "task": TaskConfig(kind="multilabel")},
+        {
+            "decoder": DecoderConfig(kind="linear", aux_weight=0),
+            "task": TaskConfig(kind="regression", target=TargetConfig(values={"water": 3.5})),
+        },
+        {"decoder": DecoderConfig(kind="fcn", channels=8), "task": TaskConfig(kind="change", pairs=(("a", "b"),))},
+    ],
+    ids=["danet", "dilated", "refined", "multilabel", "regression", "change"],
+)
+def test_every_head_and_task_comes_back(change):
+    torch.manual_seed(1)
+    made = card(**change)
+    network = build_segmenter(ResNet(18, 2), made.encoder, WATER, made.decoder, made.task).eval()
+    if made.task.kind == "regression":
+        network.scale_to(12.0, 3.0)
+    data = model_bytes(network, made)
+    again, found = model_of(data, "m")
+    assert found == made
+    codes = torch.randint(0, 65000, (1, 2 * made.task.dates, 64, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(again(codes), network(codes))
+    assert model_bytes(again, found) == data
 
 
 class _Bomb:

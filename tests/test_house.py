@@ -18,9 +18,9 @@ MAY_IMPORT = {
     "finetune": {"pretrain", "shards", "infra"},
 }
 ROOMS = {
-    "torch": {"pretrain/*", "finetune/*", "infra/world.py"},
-    "rasterio": {"ingest/*", "finetune/map.py"},
-    "ray": {"infra/cluster.py", "infra/submit.py", "shards/remote.py"},
+    "torch": {"pretrain/*", "finetune/*", "infra/world.py", "infra/rendezvous.py"},
+    "rasterio": {"ingest/*", "finetune/map.py", "finetune/vectors.py"},
+    "ray": {"infra/cluster.py", "infra/gang.py", "infra/submit.py", "shards/remote.py"},
     "numba": {
         "ingest/dem.py",
         "ingest/lattice.py",
@@ -32,6 +32,7 @@ ROOMS = {
         "ingest/terrain.py",
         "ingest/visibility.py",
         "ingest/calibrate.py",
+        "pretrain/augment_cpu.py",
         "pretrain/views.py",
         "pretrain/resize.py",
     },

@@ -6,7 +6,19 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from pretrain.augment import BLUR, BRIGHTNESS, CONTRAST, JITTER, ORDER, SIGMA, augment, blur, blur_sigmas, jitter
+from pretrain.augment import (
+    BLUR,
+    BRIGHTNESS,
+    CONTRAST,
+    JITTER,
+    ORDER,
+    SIGMA,
+    augment,
+    augment_in_parallel,
+    blur,
+    blur_sigmas,
+    jitter,
+)
 from pretrain.pair_run import AugmentConfig
 
 CONFIG = AugmentConfig()
@@ -118,3 +130,13 @@ def test_a_sample_is_changed_alike_in_any_batch():
     for n in range(6):
         one = augment(grey[n : n + 1], everywhere(grey[n : n + 1]), uniform[n : n + 1], CONFIG)
         torch.testing.assert_close(one[0], whole[n], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("holes", [0.0, 0.3])
+@pytest.mark.parametrize("most", [0.4, 2.0])
+def test_the_kernel_for_processors_gives_what_the_device_gives(holes: float, most: float):
+    grey, uniform = picture(40, 2, 37), torch.rand(40, 8, generator=torch.Generator().manual_seed(5))
+    valid = torch.rand(grey.shape, generator=torch.Generator().manual_seed(6)) >= holes
+    config = AugmentConfig(blur_sigma_px=(0.1, most))
+    found, expected = (f(grey * valid, valid, uniform, config) for f in (augment, augment_in_parallel))
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)

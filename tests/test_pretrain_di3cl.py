@@ -1,4 +1,20 @@
-"""The learner: its losses against a plain computation, and the same step on one and on two ranks."""
+"""The learner: its losses against a plain computation, and the same step on one and on two ranks.
+
+Where the acceptance tests of the method stand:
+(a) box pairs on the same ground under all flips: test_pretrain_views,
+    test_boxes_of_both_views_lie_on_the_same_ground_under_every_flip
+(b) boxes inside, large enough, apart: test_pretrain_views,
+    test_boxes_stay_inside_the_views_and_are_large_enough_in_both and the test after it
+(c) pooling a ramp gives centres: test_pretrain_regions, test_pooling_a_ramp_gives_the_centres_of_the_boxes
+(d) no region loss for equal views: here, test_equal_views_and_an_identity_predictor_have_no_region_loss;
+    ln(1 + K): test_pretrain_parts, test_contrast_of_zero_logits_is_the_logarithm_of_the_number_of_choices
+(e) queue: test_pretrain_parts, test_queue_wraps_around
+(f) twin: test_pretrain_parts, test_twin_follows_exactly_and_keeps_its_own_buffers
+(g) kill and resume: test_pretrain_loop, test_killed_and_resumed_equals_undisturbed (also on two ranks)
+(h) sampler against the plain loop: test_pretrain_views,
+    test_box_kernel_draws_from_the_same_distribution_as_the_plain_loop
+(i) one and two ranks: here, test_one_and_two_ranks_agree_with_shuffling_off
+"""
 
 import math
 from pathlib import Path
@@ -200,8 +216,8 @@ def _region_target(world: World, shuffle: bool) -> tuple[Tensor, Tensor]:
     learner = make(config, world)
     learner.module.key.encoder.eval()  # so that the company of a sample does not matter
     b = _share(batch(learner), world)
-    with torch.no_grad():
-        instance, _, regions = learner._key_side(b, 3)
+    side = {name: b[f"{name}2"] for name in ("view", "numbers", "boxes")}
+    instance, _, regions = learner._key_side(side, 3)
     return instance, regions
 
 

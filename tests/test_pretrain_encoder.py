@@ -103,6 +103,16 @@ def test_adapted_bands_answer_equal_bands_as_before(bands: int):
     torch.testing.assert_close(found, encoder(match_bands(band, 3))[-1], atol=1e-4, rtol=1e-4)
 
 
+def test_one_band_is_repeated_without_copies():
+    encoder, band = ResNet(18, 3), torch.randn(2, 1, 32, 32)
+    found, expected = encoder(band), encoder(match_bands(band, 3))
+    torch.testing.assert_close(found[0], expected[0], atol=1e-4, rtol=1e-4)
+    found[0].sum().backward()
+    gradient = encoder.conv1.weight.grad
+    assert gradient is not None
+    assert torch.equal(gradient[:, :1].expand(-1, 3, -1, -1), gradient)
+
+
 def test_bands_that_do_not_fit_are_refused():
     with pytest.raises(UsageError, match="takes 3 bands, the tiles have 2"):
         match_bands(torch.zeros(1, 2, 4, 4), 3)

@@ -109,7 +109,7 @@ def test_a_corpus_that_would_be_all_white_is_refused_with_a_range_that_fits(tmp_
     check_levels(Corpus.open(corpus), fitting)
 
 
-@pytest.mark.parametrize("name", ["di3cl_paper", "di3cl_laptop"])
+@pytest.mark.parametrize("name", ["di3cl_paper", "di3cl_laptop_faithful"])
 def test_named_runs_resolve(name: str):
     resolved = resolve(DI3CLRun, run=name)
     assert (resolved.loss.instance, resolved.loss.contour, resolved.loss.region) == (0.8, 0.2, 5.0)

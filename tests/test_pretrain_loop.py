@@ -76,7 +76,7 @@ def last_state(store: Store) -> Mapping[str, Tensor]:
 
 
 def curve(store: Store) -> list[dict[str, Any]]:
-    timed = ("images_per_s", "data_wait_share")
+    timed = ("images_per_s", "step_s", "tflops", "data_wait_share")
     return [{n: v for n, v in line.items() if n not in timed} for line in read_lines(store, "metrics")]
 
 
@@ -130,7 +130,7 @@ def test_every_line_has_what_a_watcher_needs(finished: tuple[Store, Summary]):
     assert set(lines[0]) == {
         "step", "loss", "loss_instance", "loss_contour", "loss_region", "top1_instance", "top1_contour",
         "match_instance", "match_contour", "spread_instance", "spread_contour", "lr", "grad_norm",
-        "images_per_s", "data_wait_share",
+        "images_per_s", "step_s", "tflops", "data_wait_share",
     }  # fmt: skip
     assert all(math.isfinite(v) for line in lines for v in line.values())
     assert summary.last == {n: v for n, v in lines[-1].items() if n != "step"}

@@ -10,7 +10,19 @@ from ranks import run_ranks
 from torch import Tensor, nn
 
 from infra.world import World
-from pretrain.parts import Queue, Shuffle, agreement, contrast, follow, freeze, matches, projector, spread, unit
+from pretrain.parts import (
+    Queue,
+    Shuffle,
+    agreement,
+    contrast,
+    follow,
+    freeze,
+    matches,
+    projector,
+    redundancy,
+    spread,
+    unit,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -35,6 +47,25 @@ def test_contrast_equals_the_plain_formula(temperature: float):
     query, key, others = units(5, 16), units(5, 16, seed=1), units(40, 16, seed=2)
     loss, _ = contrast(query, key, others, temperature)
     assert loss.item() == pytest.approx(plain_info_nce(query, key, others, temperature), rel=1e-5)
+
+
+def test_weighted_contrast_is_the_weighted_mean_of_each_loss():
+    query, key, others = units(5, 16), units(5, 16, seed=1), units(40, 16, seed=2)
+    weights = torch.tensor([0.0, 1.0, 2.0, 0.5, 4.0])
+    each = [plain_info_nce(query[n : n + 1], key[n : n + 1], others, 0.2) for n in range(5)]
+    expected = sum(w * v for w, v in zip(weights.tolist(), each, strict=True)) / 7.5
+    assert contrast(query, key, others, 0.2, weights)[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_contrast_has_the_gradient_of_cross_entropy():
+    key, others = units(5, 16, seed=1), units(40, 16, seed=2)
+    query = units(5, 16).requires_grad_()
+    contrast(query, key, others, 0.2)[0].backward()
+    found, query.grad = query.grad, None
+    logits = torch.cat([(query * key).sum(1, keepdim=True), query @ others.t()], 1) / 0.2
+    torch.nn.functional.cross_entropy(logits, torch.zeros(5, dtype=torch.int64)).backward()
+    assert query.grad is not None
+    torch.testing.assert_close(found, query.grad, atol=1e-6, rtol=1e-5)
 
 
 def test_contrast_of_zero_logits_is_the_logarithm_of_the_number_of_choices():
@@ -75,6 +106,24 @@ def test_agreement_is_zero_for_one_direction_and_four_for_the_opposite():
 def test_spread_tells_an_even_sphere_from_a_collapse():
     assert spread(units(4000, 32)).item() == pytest.approx(1, abs=0.02)
     assert spread(units(1, 32).expand(10, -1)).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("directions", "expected"), [(1, 1.0), (4, 0.2), (16, 0.0)])
+def test_redundancy_falls_as_features_fill_more_directions(directions: int, expected: float):
+    basis, _ = torch.linalg.qr(torch.randn(16, 16, generator=generator(1)).double())
+    filled = torch.randn(20_000, directions, generator=generator(2)).double() @ basis[:directions]
+    plain = torch.corrcoef(filled.t()).square()
+    plain = (plain.sum() - 16) / (16 * 15)
+    found = redundancy(3 * filled + 5).item()
+    assert found == pytest.approx(plain.item(), abs=2e-3)
+    assert found == pytest.approx(expected, abs=0.06)
+
+
+def test_redundancy_of_constant_channels_is_finite_with_a_finite_gradient():
+    x = torch.ones(6, 4, requires_grad=True)
+    redundancy(x).backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
 
 
 def test_heads_have_the_published_sizes():
@@ -132,6 +181,14 @@ def test_shuffle_in_one_process_moves_nothing():
     order = Shuffle(World(), 6, seed=1, step=2)
     assert order.shuffled({"a": value})["a"] is value
     assert order.restored(value) is value
+
+
+def test_shuffle_within_a_process_moves_samples_between_groups_and_back():
+    value = torch.arange(8.0)
+    order = Shuffle(World(), 8, seed=1, step=2, groups=4)
+    moved = order.shuffled({"a": value})["a"]
+    assert sorted(moved.tolist()) == value.tolist() != moved.tolist()
+    assert torch.equal(order.restored(moved), value)
 
 
 def _shuffled(world: World, steps: int) -> list[dict[str, Any]]:

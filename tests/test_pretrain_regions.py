@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pretrain.regions import region_pool
+from pretrain.regions import cells_of, matched_cells, plane_pool, region_pool, turns
 
 
 def plain_roi_align(maps: Tensor, box: Tensor, stride: float) -> Tensor:
@@ -91,3 +91,54 @@ def test_pooling_has_the_gradient_of_the_plain_loop():
 def test_an_empty_box_pools_to_zero():
     boxes = torch.tensor([[[10.0, 10.0, 10.0, 20.0]]])
     assert region_pool(torch.ones(1, 2, 4, 4), boxes, 8).abs().max() == 0
+
+
+def placed(centres: Tensor, sides: Tensor) -> Tensor:
+    return torch.cat([centres - sides / 2, centres + sides / 2], -1)
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("rows", [False, True])
+def test_turns_and_flips_are_read_from_matched_boxes_and_cells_show_the_same_ground(
+    exchanged: bool, columns: bool, rows: bool
+):
+    generator = torch.Generator().manual_seed(4)
+    centres, sides = torch.rand(3, 6, 2, generator=generator) * 300 + 70, torch.rand(3, 6, 2, generator=generator) * 60
+    zoom, shift = torch.tensor([1.3, 0.8]), torch.tensor([-20.0, 11.0])
+
+    def seen(points: Tensor) -> Tensor:
+        """From view 1 to view 2."""
+        points = points.flip(-1) if exchanged else points
+        return (
+            points * torch.where(torch.tensor([columns, rows]), -1.0, 1.0) * zoom
+            + shift
+            + 448 * torch.tensor([columns, rows])
+        )
+
+    boxes1 = placed(centres, sides)
+    boxes2 = placed(seen(centres), (sides.flip(-1) if exchanged else sides) * zoom)
+    assert [flag.tolist() for flag in turns(boxes1, boxes2)] == [[exchanged] * 3, [columns] * 3, [rows] * 3]
+    one, two = matched_cells(boxes1, boxes2, 3)
+    assert one.shape == two.shape == (3, 54, 4)
+    torch.testing.assert_close(
+        seen((one[..., :2] + one[..., 2:]) / 2), (two[..., :2] + two[..., 2:]) / 2, atol=1e-3, rtol=0
+    )
+    areas = [(b[..., 2:] - b[..., :2]).prod(-1) for b in (one, two)]
+    torch.testing.assert_close(areas[0] * 1.04, areas[1], atol=0.01, rtol=1e-4)
+
+
+def test_cells_divide_a_box_row_by_row():
+    cells = cells_of(torch.tensor([[[0.0, 10.0, 6.0, 14.0]]]), 2)[0, 0]
+    assert cells.flatten(0, 1).tolist() == [[0, 10, 3, 12], [3, 10, 6, 12], [0, 12, 3, 14], [3, 12, 6, 14]]
+
+
+def test_boxes_that_cannot_tell_count_as_not_turned():
+    box = torch.tensor([[[5.0, 5.0, 9.0, 9.0]] * 3])
+    assert not any(flag.any() for flag in turns(box, box + 1))
+
+
+def test_a_plane_is_pooled_as_a_map_of_one_channel():
+    plane, boxes = torch.randn(2, 40, 50), random_boxes(12, 150).view(2, 6, 4)
+    expected = region_pool(plane.unsqueeze(1), boxes, 4, samples=4)[..., 0]
+    torch.testing.assert_close(plane_pool(plane, boxes, 4, 4), expected, atol=1e-6, rtol=1e-5)

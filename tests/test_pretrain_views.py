@@ -123,7 +123,8 @@ def test_ground_and_projection_equal_the_plain_port():
 
 def test_compiled_and_interpreted_kernels_agree(monkeypatch: pytest.MonkeyPatch):
     compiled = [pair(seed) for seed in range(3)]
-    for name in ("uniform", "integer", "draw_crop", "draw_span", "draw_boxes", "project_axis", "shared_ground"):
+    names = ["uniform", "integer", "draw_crop", "draw_orientation", "draw_span", "draw_boxes", "framed", "is_apart"]
+    for name in [*names, "first_frame", "project", "project_axis", "shared_ground"]:
         monkeypatch.setattr(views, name, getattr(views, name).py_func)
     for seed in range(3):
         with np.errstate(over="ignore"):
@@ -189,6 +190,8 @@ def test_a_draw_has_static_shapes_and_follows_its_generator_alone():
         "view2": ((1, 64, 64), "uint16"),
         "boxes1": ((10, 4), "float32"),
         "boxes2": ((10, 4), "float32"),
+        "crop1": ((5,), "int64"),
+        "crop2": ((5,), "int64"),
         "numbers1": ((8,), "float32"),
         "numbers2": ((8,), "float32"),
     }

@@ -1,0 +1,223 @@
+"""The commands over data: three parts, few labels, choosing on validation, leaks, contours, and maps of all scenes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+from labelled_corpus import SCENES, Scene, build
+
+from finetune.cli import app
+from finetune.config import FinetuneRun
+from finetune.experiment import candidates, open_experiment
+from infra.command import exit_code
+from infra.errors import UsageError
+
+TRAIN = ("train", "--run", "few-labels-cpu", "--crop.size", "32", "--decoder.channels", "16", "--device", "cpu")
+SHORT = (*TRAIN, "--steps", "2", "--optim.warmup-steps", "1", "--decoder.aux-channels", "8")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A corpus, and a model chosen of two on beta and tested on the held-out scene."""
+    folder = tmp_path_factory.mktemp("experiment")
+    build(str(folder / "corpus"))
+    argv = [
+        *TRAIN,
+        "--optim.warmup-steps",
+        "1",
+        "--data",
+        str(folder / "corpus"),
+        "--out",
+        str(folder / "out"),
+        "--hold-out",
+        "delta-held",
+    ]
+    argv += ["--validate", "beta", "--try", "optim.lr=0.00001,0.003", "--try", "class-weights=balanced"]
+    assert exit_code(app, [*argv, "--depth", "18", "--steps", "8", "--labels", "50", "--seeds", "2"]) == 0
+    return folder
+
+
+def _run(capsys, *argv: str) -> tuple[int, str, str]:
+    code = exit_code(app, list(argv))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_validation_scenes_choose_and_the_test_scenes_only_test(made, capsys):
+    record = json.loads((made / "out" / "scores.json").read_text())
+    assert (record["trained_on"], record["validated_on"], record["held_out"]) == (
+        ["alpha", "gamma"],
+        ["beta"],
+        ["delta-held"],
+    )
+    assert set(record["tried"]) == {
+        "optim.lr=1e-05-class_weights=balanced",
+        "optim.lr=0.003-class_weights=balanced",
+    }
+    assert record["chosen"] == max(record["tried"], key=record["tried"].get)
+    assert record["chosen_by"] == "miou_no_background"
+    tried = json.loads((made / "out" / "try" / record["chosen"] / "scores.json").read_text())
+    assert tried["held_out"] == ["beta"]
+    assert record["tried"][record["chosen"]] == tried["summary"]["miou_no_background"]["mean"]
+    assert record["validation"] == tried["summary"]
+    assert [set(seed["scenes"]) for seed in record["seeds"]] == [{"delta-held"}] * 2
+    labels = record["data"]["labels"]
+    assert (labels["percent"], labels["of_tiles"]) == (50, 8)
+    assert 0.5 <= labels["share"] < 0.7
+    model = str(made / "out" / "model.safetensors")
+    _, out, _ = _run(capsys, "score", model, "--data", str(made / "corpus"), "--scenes", "delta-held", "--json")
+    assert json.loads(out)["scores"] == record["seeds"][0]["scores"]
+
+
+def test_few_labels_nest_and_name_other_runs(made):
+    data, run = str(made / "corpus"), FinetuneRun(depth=18)
+    tiles = {}
+    for percent in (10, 30, 100):
+        experiment = open_experiment(data, run, lambda _: None, hold_out="delta-held", label_percent=percent)
+        tiles[percent] = set(experiment.task.training_tiles().tolist())
+    assert tiles[10] < tiles[30] < tiles[100]
+    other = open_experiment(data, run, lambda _: None, hold_out="delta-held", label_percent=10, label_seed=1)
+    assert set(other.task.training_tiles().tolist()) != tiles[10]
+
+
+def test_candidates_are_every_combination_and_wrong_dials_are_refused():
+    made = candidates(FinetuneRun(), ["optim.lr=1e-3,3e-4", "batch=4,8"])
+    assert [(r.optim.lr, r.batch) for r in made.values()] == [(1e-3, 4), (1e-3, 8), (3e-4, 4), (3e-4, 8)]
+    assert list(candidates(FinetuneRun(), [])) == ["as-given"]
+    for text, message in (
+        ("optim.lr", "expected a dial"),
+        ("optim.rate=1", "no such field"),
+        ("steps.x=1", "no 'steps'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            candidates(FinetuneRun(), [text])
+
+
+def test_contours_are_scored_beside_the_classes(made, capsys):
+    model, data = str(made / "out" / "model.safetensors"), str(made / "corpus")
+    argv = ("score", model, "--data", data, "--scenes", "delta-held,alpha", "--boundary", "2", "--lines", "water")
+    code, out, _ = _run(capsys, *argv, "--json")
+    found = json.loads(out)["scores"]
+    assert code == 0
+    from finetune.contours import Matched, boundary_match, line_match
+    from finetune.mapping import LoadedModel
+    from finetune.mosaic import class_strips
+    from finetune.predict import predictor, scene_tiles
+    from shards.reader import Corpus
+
+    corpus, loaded = Corpus.open(data), LoadedModel.open(model)
+    import torch
+
+    contours, lines = [Matched()] * 2, Matched()
+    for name in ("delta-held", "alpha"):
+        tiles = scene_tiles(corpus, name)
+        strips = class_strips(predictor(loaded.segmenter, torch.device("cpu")), tiles, 2, size=32, overlap=8)
+        predicted = np.concatenate([s.outputs for s in strips])
+        truth = scene_tiles(corpus, name).label(0, 0, *predicted.shape)
+        contours = [a + b for a, b in zip(contours, boundary_match(truth, predicted, 2, 2.0), strict=True)]
+        lines += line_match(truth == 1, (predicted == 1) & (truth != 255), 3.0)
+    assert found["boundary_f1/water"] == pytest.approx(contours[1].f1)
+    assert found["boundary_f1"] == pytest.approx((contours[0].f1 + contours[1].f1) / 2)
+    assert found["quality/water"] == pytest.approx(lines.quality)
+    code, out, _ = _run(capsys, *argv)
+    assert "boundary F1" in out
+    assert "completeness of water" in out
+
+
+def test_all_scenes_are_mapped_into_a_folder_with_everything_beside(made, capsys, tmp_path):
+    model, data, out = str(made / "out" / "model.safetensors"), str(made / "corpus"), tmp_path / "maps"
+    argv = ("map", model, "--data", data, "--out", str(out), "--vectors", "water=polygon,land=line", "--margin", "2")
+    code, printed, err = _run(capsys, *argv)
+    assert (code, err) == (0, "")
+    assert printed.count("STAC item") == 4
+    ends = (".confidence.tif", ".html", ".json", ".land.parquet", ".legend.json", ".png", ".tif", ".water.parquet")
+    assert sorted(p.name for p in out.iterdir()) == sorted(s.id + end for s in SCENES for end in ends)
+    item = json.loads((out / "alpha.json").read_text())
+    assert set(item["assets"]) == {
+        *("map", "confidence", "legend", "preview", "page", "vectors_water", "vectors_land"),
+    }
+    from infra.record import sha256
+
+    assert item["properties"]["sarsense:model"] == sha256((made / "out" / "model.safetensors").read_bytes())
+    with rasterio.open(out / "alpha.tif") as file:
+        water = (file.read(1) == 1).sum()
+        assert file.tags()["MODEL"] == item["properties"]["sarsense:model"]
+        assert file.tags()["RECIPE"] == "b" * 64
+    areas = pq.read_table(out / "alpha.water.parquet")["area_m2"].to_pylist()
+    assert sum(areas) == pytest.approx(100 * water, rel=0.25), "smoothed, and without the smallest"
+    (tmp_path / "scenes.txt").write_text("beta\n")
+    single = tmp_path / "one.tif"
+    argv = (
+        "map",
+        model,
+        "--data",
+        data,
+        "--scene",
+        str(tmp_path / "scenes.txt"),
+        "--out",
+        str(single),
+        "--no-confidence",
+    )
+    assert _run(capsys, *argv)[0] == 0
+    assert sorted(p.name for p in tmp_path.glob("one*")) == [
+        f"one{e}" for e in (".html", ".json", ".legend.json", ".png", ".tif")
+    ]
+
+
+def test_leaks_are_listed_with_their_share(made, capsys, tmp_path):
+    build(str(tmp_path / "pretraining"), (SCENES[0], Scene("again", 4), Scene("elsewhere", 7)))
+    argv = ("leaks", str(tmp_path / "pretraining"), "--data", str(made / "corpus"))
+    code, out, err = _run(capsys, *argv, "--scenes", "delta-held,beta")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["beta", "0.00", "%", "by", "0", "scenes"]
+    assert lines[1].split() == ["delta-held", "100.00", "%", "by", "1", "scenes"]
+    assert "again" in lines[2]
+    assert "THE SAME PRODUCT" in lines[2]
+    assert lines[-1] == "1 of 2 test scenes were seen by 3 scenes"
+    code, out, _ = _run(capsys, *argv, "--fail", "--json")
+    assert code == 1
+    found = {leak["scene"]: leak for leak in json.loads(out)}
+    assert [found[s]["share"] for s in ("alpha", "beta", "delta-held")] == [1.0, 0.0, 1.0]
+    assert _run(capsys, *argv, "--scenes", "beta", "--fail")[0] == 0
+
+
+def test_what_does_not_fit_is_refused_in_one_line(made, capsys, tmp_path):
+    model, data = str(made / "out" / "model.safetensors"), str(made / "corpus")
+    wanted = ("--data", data, "--out", str(tmp_path / "out"))
+    twice = str(tmp_path / "twice")
+    build(twice, (*SCENES, Scene("again", 4)))
+    cases = [
+        ((*SHORT, *wanted, "--hold-out", "beta", "--try", "steps=2"), "name them with --validate"),
+        ((*SHORT, *wanted, "--hold-out", "beta", "--validate", "beta"), "named for testing and for choosing"),
+        ((*SHORT, *wanted, "--hold-out", "@nowhere"), "nowhere"),
+        ((*SHORT, "--data", twice, "--out", "x", "--hold-out", "delta-held"), "--same-ground drop"),
+        (("map", model, "--data", data, "--out", str(tmp_path / "m.tif")), "4 scenes cannot go into one file"),
+        (("map", model, "--data", data, "--out", str(tmp_path), "--vectors", "sea=line"), "no class 'sea'"),
+        (("map", model, "--data", data, "--out", str(tmp_path), "--margin", "5"), "at most half of the overlap"),
+        (("map", model, "--data", data, "--out", str(tmp_path), "--before", "beta"), "without --before"),
+        (("score", model, "--data", data, "--scenes", "beta", "--lines", "road"), "no class 'road'"),
+        (("leaks", str(tmp_path / "none"), "--data", data), "no corpus, no encoder"),
+    ]
+    for argv, message in cases:
+        code, printed, err = _run(capsys, *argv)
+        assert (code, printed) == (2, ""), (argv, err)
+        assert message in err, (argv, err)
+        assert err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize("command", ["train", "score", "leaks"])
+def test_help_loads_nothing_heavy(command):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "finetune.cli", command, "--help"],
+        capture_output=True,
+        env={"COLUMNS": "80", "PATH": ""},
+    )
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.decode().splitlines())) <= 80
+    loaded = {line.rsplit(b"|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {b"torch", b"rasterio", b"numba", b"pyarrow", b"matplotlib", b"ray", b"scipy", b"shapely"}

@@ -1,0 +1,54 @@
+"""Parameters in parts on two ranks: the steps of whole ones, and checkpoints that either way of running can read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ranks import run_ranks
+from test_pretrain_step import CONFIG, Regression, Samples
+from torch.distributed.tensor import DTensor
+
+from infra.errors import UsageError
+from infra.store import open_store
+from infra.world import World
+from pretrain.checkpoint import latest
+from pretrain.config import LoopConfig, Optim, run_digest
+from pretrain.loop import train
+
+DIVIDED = CONFIG.model_copy(update={"sharding": "fsdp"})
+
+
+def _trained(world: World, told: tuple[str, LoopConfig, int]) -> list[bool]:
+    folder, config, steps = told
+    learner = Regression()
+    config = config.model_copy(update={"steps": steps})
+    # The schedule knows the number of steps: a constant rate, so that a run may be ended and gone on with.
+    train(learner, Samples(world, config), config, world, open_store(folder), {"a": 1})
+    return [isinstance(p, DTensor) for p in learner.module.parameters()]
+
+
+def state(folder: Path, step: int) -> dict[str, np.ndarray]:
+    found = latest(open_store(str(folder)), run_digest({"a": 1}))
+    assert found is not None
+    assert found.step == step
+    return {name: value.numpy() for name, value in found.tensors.items()}
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "lars"])
+def test_divided_ranks_learn_as_whole_ones_and_change_into_them(tmp_path: Path, kind: str):
+    optim = Optim(kind=kind, lr=0.05, lr_batch=None, schedule="multistep", milestones=(), clip_norm=5.0)
+    whole, divided = (config.model_copy(update={"optim": optim}) for config in (CONFIG, DIVIDED))
+    _trained(World(), (f"{tmp_path}/whole", whole, 8))
+    wanted = state(tmp_path / "whole", 8)
+    assert run_ranks(_trained, (f"{tmp_path}/divided", divided, 4), 2, tmp_path) == [[True] * 4] * 2
+    run_ranks(_trained, (f"{tmp_path}/divided", divided, 6), 2, tmp_path)  # from its own checkpoint
+    assert _trained(World(), (f"{tmp_path}/divided", whole, 8)) == [False] * 4  # the rest on one rank
+    found = state(tmp_path / "divided", 8)
+    assert found.keys() == wanted.keys()
+    for name in ("module.query.weight", "module.query.bias", "module.key.weight", "module.key.bias"):
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_one_rank_is_not_divided(tmp_path: Path):
+    with pytest.raises(UsageError, match="fsdp needs several ranks"):
+        _trained(World(), (str(tmp_path), DIVIDED, 8))
