@@ -47,7 +47,8 @@ def save(
 
 def snapshot(module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Copy the state to this machine's memory: later steps do not change it. With fsdp every rank must take part."""
-    state = {name: whole(value.detach()) for name, value in _state(module, optimiser).items()}
+    # In one order on every rank: safetensors reads names in any order, and with it the optimiser has them.
+    state = {name: whole(value.detach()) for name, value in sorted(_state(module, optimiser).items())}
     copied = {name: value.to("cpu", non_blocking=True, copy=True) for name, value in state.items()}
     if any(value.is_cuda for value in state.values()):
         torch.cuda.synchronize()

@@ -75,7 +75,7 @@ def test_queues_take_a_steps_keys_after_it(method: str):
 @pytest.mark.parametrize("method", BASELINES)
 def test_five_steps_lower_the_loss(method: str):
     learner = learner_of(method)
-    batch, losses = batch_of(learner, 0, 4), []
+    batch, losses = batch_of(learner), []
     optimiser = torch.optim.SGD(learner.parameters(), lr=RATES.get(method, 0.1))
     for _ in range(6):  # the same samples, keys and queue
         optimiser.zero_grad()

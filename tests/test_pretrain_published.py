@@ -1,6 +1,7 @@
 """Published checkpoints in both naming schemes, written here and compared with a network built the published way."""
 
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pretrain.di3cl_network import DI3CLNetwork, load_published
 from pretrain.di3cl_run import ContrastConfig, DI3CLRun, HeadConfig
 from pretrain.encoder import ResNet
 from pretrain.export import load_weights
+from pretrain.published import network_tensors
 
 HIDDEN, DIM, KEYS = 24, 8, 32
 NEWER = {
@@ -25,7 +27,7 @@ OLDER = {
     "low": "low_feature_projector", "global": "global_feature_projector", "local_q": "local_projector_q",
     "local_k": "local_projector_k", "predictor": "predictor", "queue": "queue", "queue_low": "queue2",
 }  # fmt: skip
-SCHEMES = pytest.mark.parametrize("names", [NEWER, OLDER], ids=["newer", "older"])
+SCHEMES = {"newer": NEWER, "older": OLDER}
 
 
 class Head(nn.Module):
@@ -54,9 +56,10 @@ class Published(nn.Module):
         self.register_buffer("queue_ptr", torch.tensor([16]))
 
 
-def published(names: dict[str, str], depth: int = 18) -> Published:
+@cache
+def published(scheme: str) -> Published:
     torch.manual_seed(3)
-    made = Published(names, depth)
+    made = Published(SCHEMES[scheme], 18)
     with torch.no_grad():
         for name, value in made.state_dict().items():
             if value.is_floating_point() and ("running" in name or ".bn" in name):
@@ -81,9 +84,9 @@ def ours(**changes: Any) -> DI3CLNetwork:
     return DI3CLNetwork(DI3CLRun(batch=8, **(values | changes)))
 
 
-@SCHEMES
-def test_a_whole_network_answers_as_the_published_one(tmp_path: Path, names: dict[str, str]):
-    theirs, network = published(names), ours()
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_whole_network_answers_as_the_published_one(tmp_path: Path, scheme: str):
+    theirs, network, names = published(scheme), ours(), SCHEMES[scheme]
     load_published(network, write(tmp_path / "published.pth.tar", theirs))
     network.eval()
     x, box = torch.randn(2, 3, 64, 64), torch.tensor([[[0.0, 0.0, 64.0, 64.0]]]).expand(2, -1, -1)
@@ -104,10 +107,10 @@ def test_a_whole_network_answers_as_the_published_one(tmp_path: Path, names: dic
     assert network.queue.pointer.item() == 16
 
 
-@SCHEMES
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("bands", [1, 2, 3])
-def test_an_encoder_starts_from_the_query_side(tmp_path: Path, names: dict[str, str], bands: int):
-    theirs, encoder = published(names), ResNet(18, bands)
+def test_an_encoder_starts_from_the_query_side(tmp_path: Path, scheme: str, bands: int):
+    theirs, encoder = published(scheme), ResNet(18, bands)
     load_weights(encoder, write(tmp_path / "published.pth", theirs))
     band = torch.randn(2, 1, 64, 64)
     expected = theirs.get_submodule("encoder_q.encoder")(band.expand(-1, 3, -1, -1))
@@ -116,7 +119,7 @@ def test_an_encoder_starts_from_the_query_side(tmp_path: Path, names: dict[str, 
 
 
 def test_a_run_and_its_twin_start_from_a_published_file(tmp_path: Path):
-    theirs = published(NEWER)
+    theirs = published("newer")
     path = write(tmp_path / "published.pth", theirs)
     network = ours(encoder=EncoderConfig(depth=18, bands=3, weights=path))
     expected = theirs.get_submodule("encoder_q.encoder").state_dict()
@@ -125,7 +128,7 @@ def test_a_run_and_its_twin_start_from_a_published_file(tmp_path: Path):
 
 
 def test_a_whole_network_is_adapted_to_one_band(tmp_path: Path):
-    theirs = published(OLDER)
+    theirs = published("older")
     network = ours(encoder=EncoderConfig(depth=18, bands=1))
     load_published(network, write(tmp_path / "published.pth", theirs))
     kernel = theirs.get_submodule("encoder_k.encoder.conv1").weight
@@ -147,35 +150,32 @@ class Hostile:
 
 
 def test_files_with_code_other_networks_and_other_dials_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    hostile = io.BytesIO()
-    state = {f"module.{name}": value for name, value in published(NEWER).state_dict().items()}
+    hostile, network = io.BytesIO(), ours()
+    state = {f"module.{name}": value for name, value in published("newer").state_dict().items()}
     torch.save({"state_dict": state, "optimizer": Hostile()}, hostile)
     (tmp_path / "hostile.pth").write_bytes(hostile.getvalue())
-    for load in (lambda p: load_weights(ResNet(18, 3), p), lambda p: load_published(ours(), p)):
+    for load in (lambda p: load_weights(network.query.encoder, p), lambda p: load_published(network, p)):
         with pytest.raises(UsageError, match="no plain tensors"):
             load(str(tmp_path / "hostile.pth"))
     assert "code ran" not in capsys.readouterr().out
-    torch.save(ResNet(18, 3).state_dict(), tmp_path / "encoder.pth")
+    torch.save(network.query.encoder.state_dict(), tmp_path / "encoder.pth")
     with pytest.raises(UsageError, match=r"not a published DI3CL checkpoint.*encoder_q"):
-        load_published(ours(), str(tmp_path / "encoder.pth"))
+        load_published(network, str(tmp_path / "encoder.pth"))
     del state["module.queue_ptr"]
     torch.save(state, tmp_path / "part.pth")
     with pytest.raises(UsageError, match="queue_ptr"):
-        load_published(ours(), str(tmp_path / "part.pth"))
-    path = write(tmp_path / "good.pth", published(NEWER))
+        load_published(network, str(tmp_path / "part.pth"))
+    path = write(tmp_path / "good.pth", published("newer"))
     with pytest.raises(UsageError, match=r"does not fit these dials \(--encoder.depth, --heads.hidden"):
         load_published(ours(contrast=ContrastConfig(queue=64)), path)
 
 
 def test_published_sizes_have_the_published_names():
-    """ResNet-50 and -101 with heads of 2048: only names and shapes."""
-    from pretrain.published import network_tensors
-
-    for depth in (50, 101):
-        with torch.device("meta"):
-            config = DI3CLRun(encoder=EncoderConfig(depth=depth, bands=3), contrast=ContrastConfig(queue=256))
-            network, theirs = DI3CLNetwork(config), Published(NEWER, depth)
-        found = network_tensors(theirs.state_dict(), 3)
-        assert found.keys() == network.state_dict().keys()
-        shapes = {n: v.shape for n, v in network.state_dict().items() if ".encoder." in n}
-        assert all(found[name].shape == shape for name, shape in shapes.items())
+    """A ResNet-50 without values: names and shapes of its encoders."""
+    with torch.device("meta"):
+        config = DI3CLRun(encoder=EncoderConfig(depth=50, bands=3), contrast=ContrastConfig(queue=256))
+        network, theirs = DI3CLNetwork(config), Published(NEWER, 50)
+    found = network_tensors(theirs.state_dict(), 3)
+    assert found.keys() == network.state_dict().keys()
+    shapes = {n: v.shape for n, v in network.state_dict().items() if ".encoder." in n}
+    assert all(found[name].shape == shape for name, shape in shapes.items())
