@@ -145,7 +145,7 @@ def _rank(told: Mapping[str, Any]) -> None:
     try:
         with _in_group(told), _listening(desk):
             if told["work"](told["config"], _STOP):
-                desk.finish.remote()
+                ray.get(desk.finish.remote(), timeout=60)  # waited for: this process is killed soon after
     except ResourceError:  # a store, a port, a node: another start may do better
         raise
     except SarsenseError as error:

@@ -38,7 +38,7 @@ def one_session():
 def _count(folder: str, rank: int) -> int:
     """Note that a rank has started and give how often it has."""
     Path(folder, f"{os.getpid()}-{rank}").write_text(f"{dist.get_world_size()} {time.time()}")
-    return len(list(Path(folder).glob(f"*-{rank}")))
+    return len(list(Path(folder).glob(f"[0-9]*-{rank}")))
 
 
 def killed_once(config: Mapping[str, Any], stop: threading.Event) -> bool:
@@ -128,11 +128,11 @@ def test_an_error_that_would_come_again_is_not_tried_again(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("work", [frozen_once, waits_once])
 def test_a_rank_that_hangs_is_found_and_all_start_again(work: Any, tmp_path: Path) -> None:
-    assert run(work, tmp_path, timeout_s=4)
+    assert run(work, tmp_path, timeout_s=10)
     assert starts(tmp_path) == {0: 2, 1: 2}
     seconds = restarted(tmp_path) - when(tmp_path, "frozen")
     sys.stdout.write(f"\n{work.__name__}: all ranks were back {seconds:.1f} s after\n")
-    assert 4 < seconds < 40
+    assert 10 < seconds < 90
 
 
 def _signal_when_both_step(folder: Path, pid: Any, sent: list[float]) -> None:

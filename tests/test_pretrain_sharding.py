@@ -16,6 +16,7 @@ from pretrain.checkpoint import latest
 from pretrain.config import LoopConfig, Optim, run_digest
 from pretrain.di3cl import DI3CL
 from pretrain.loop import train
+from pretrain.pair_run import ViewConfig
 from shards.tile import DbScale
 
 DIVIDED = CONFIG.model_copy(update={"sharding": "fsdp"})
@@ -62,9 +63,9 @@ def test_one_rank_is_not_divided(tmp_path: Path):
 
 def _di3cl(world: World, told: tuple[str, str]) -> list[float]:
     folder, sharding = told
-    # Batch norm of few values magnifies the last digit: small steps, so that three of them can be compared.
-    optim = Optim(lr=1e-4, lr_batch=None)
-    update = {"steps": 3, "log_every": 1, "batch": 4, "optim": optim, "sharding": sharding}
+    # At 32 px the last map is one cell, batch norm sees two values, and 1e-6 of a weight is a third of the loss later.
+    views, optim = ViewConfig(size_px=96, min_box_px=16, boxes=4), Optim(lr=1e-4, lr_batch=None)
+    update = {"steps": 3, "log_every": 1, "batch": 4, "optim": optim, "views": views, "sharding": sharding}
     config = SMALL.model_copy(update=update)
     learner = DI3CL(config, DbScale(), world)
     train(learner, Ground(learner), config, world, open_store(folder), {"a": 1})

@@ -212,11 +212,14 @@ def test_operations_of_a_step_are_counted():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own compiler
 @pytest.mark.parametrize("dial", [{"compile": True}, {"memory_format": "channels_last"}])
 def test_a_faster_form_of_the_network_learns_the_same(tmp_path: Path, dial: dict[str, Any]):
-    curves = []
+    # At 32 px batch norm of the last map sees few values, and a rounding grows to a third of the loss in three steps.
+    views, optim = ViewConfig(size_px=96, min_box_px=16, boxes=4), Optim(lr=1e-4, lr_batch=None)
+    steady, curves = {"steps": 2, "log_every": 1, "optim": optim, "views": views}, []
     for update in ({}, dial):
-        config, folder = SMALL.model_copy(update={"log_every": 1, **update}), tmp_path / str(len(curves))
+        config, folder = SMALL.model_copy(update=steady | update), tmp_path / str(len(curves))
         learner = DI3CL(config, DbScale(), World())
         names = list(learner.module.state_dict())
         train(learner, Ground(learner), config, World(), open_store(str(folder)), {"a": 1})

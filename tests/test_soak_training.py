@@ -181,7 +181,7 @@ def under_fire(cluster: LocalCluster, folder: Path, steps: int, kinds: Sequence[
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_and_a_frozen_rank_change_nothing(cluster: LocalCluster, tmp_path: Path) -> None:
-    under_fire(cluster, tmp_path, steps=150, kinds=("SIGKILL", "SIGSTOP"), seed=1)
+    under_fire(cluster, tmp_path, steps=90, kinds=("SIGKILL", "SIGSTOP"), seed=1)
 
 
 @pytest.mark.soak
