@@ -2,11 +2,13 @@
 
 Real pixels: 48 Sentinel-1 VH tiles and one reduced VV/VH scene (uncalibrated amplitude, placed near sigma0 by a
 nominal constant). Real metadata with simulated land behind it: Sentinel-1 of IPF 3.31 and 3.40, ALOS-2 level 1.5.
-A second catalog in ``FOLDER/water`` lists the Sen1Floods11 chips; it is never part of pretraining.
+Catalogs of their own, never part of pretraining: ``FOLDER/water`` lists the Sen1Floods11 chips, ``FOLDER/land-cover``
+blocks of the Flevoland image of AIRSAR with whole fields as labels.
 """
 
 import struct
 import sys
+import warnings
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +17,7 @@ import rasterio
 from alos2_products import DESCRIPTOR_BYTES, LINES, PIXELS, PREFIX_BYTES, PRODUCT, full_size
 from numpy.typing import NDArray
 from rasterio.windows import Window as RasterWindow
+from scipy import ndimage
 from sentinel1_products import IPF_331, IPF_340, images, shape_of, unpack, write_pixels
 
 from ingest.calibrate import Calibration
@@ -22,6 +25,7 @@ from ingest.lut import read_calibration, read_noise
 from ingest.scene import Window
 from ingest.truth import Land, speckle
 
+T3 = ("T11", "T22", "T33", "T12_real")
 SENTINEL1_BLOCK = Window(4096, 8192, 2048, 2560)
 ALOS2_BLOCK = Window(1024, 4096, 1536, 2560)
 VH_TILES = """\
@@ -64,6 +68,29 @@ legend:
     - {{id: 1, name: water, colour: "#1f6fd0"}}
   background: 0
 """
+
+FIELDS = """\
+name: flevoland
+folder: {folder}
+image: "*_L.tif"
+label: "{{stem}}_label.tif"
+polarisations: [HH, HV, VV]
+quantity: power
+offset_db: 11.0  # not calibrated: a nominal constant that puts fields near their usual L-band level
+product: AIRSAR
+time: 1989-08-16T00:00:00
+looks: 16
+legend:
+  classes:
+{classes}
+"""
+CROPS = {
+    "stem beans": 0xFF0000, "peas": 0x8000FF, "forest": 0x008000, "lucerne": 0x00FFFF, "wheat": 0xFF80FF,
+    "beet": 0x800080, "potatoes": 0xFFFF00, "grass": 0x00FF00, "rapeseed": 0xFF8000, "wheat 2": 0x8080FF,
+    "wheat 3": 0x80FF80, "water": 0x0000FF, "buildings": 0xFFC880,
+}  # fmt: skip
+"""Classes of Flevoland with fields in two blocks or more; bare soil and barley lie in one, and cannot be held out."""
+FLEVOLAND_GRID, FOLDS, LEAST_FIELD_PX = (5, 5), 4, 64
 
 
 def land_numbers(calibration: Calibration, window: Window, seed: int, polarisation: str) -> NDArray[np.uint16]:
@@ -113,6 +140,54 @@ def alos2(shared_data: Path, folder: Path, seed: int) -> None:
                     file.write(numbers[line - row].tobytes())
 
 
+def flevoland(shared_data: Path, folder: Path) -> None:
+    """Cut the image into blocks that share no pixel; a field is labelled only in the block that has most of it.
+
+    Names sort such that dealing them in turn to four folds leaves every class with fields in two folds or more.
+    """
+    source = shared_data / "land_cover/flevoland_airsar"
+    t11, t22, t33, t12 = (np.fromfile(source / f"{n}.bin", "<f4").reshape(736, 1024) for n in T3)
+    power = np.stack([(t11 + t22) / 2 + t12, t33 / 2, (t11 + t22) / 2 - t12])
+    with warnings.catch_warnings(action="ignore"), rasterio.open(source / "F15_GroundTruth.png") as file:
+        red, green, blue = file.read().astype(np.int64)
+    colours = red << 16 | green << 8 | blue
+    rows, cols = (np.arange(n) * parts // n for n, parts in zip(colours.shape, FLEVOLAND_GRID, strict=True))
+    block = rows[:, None] * FLEVOLAND_GRID[1] + cols
+    label = np.full(colours.shape, 255, np.uint8)
+    for number, colour in enumerate(CROPS.values()):
+        fields, found = ndimage.label(colours == colour)
+        for field in range(1, found + 1):
+            shares = np.bincount(block[fields == field])
+            if shares.max() >= LEAST_FIELD_PX:
+                label[(fields == field) & (block == shares.argmax())] = number
+    target = folder / "land-cover"
+    target.mkdir(parents=True)
+    for name, number in deal(block, label).items():
+        inside = np.ix_(rows == number // FLEVOLAND_GRID[1], cols == number % FLEVOLAND_GRID[1])
+        for kind, bands in (("L", power), ("label", label[None])):
+            cut = bands[:, *inside]
+            size = {"count": len(cut), "height": cut.shape[1], "width": cut.shape[2], "dtype": cut.dtype}
+            with (
+                warnings.catch_warnings(action="ignore"),
+                rasterio.open(target / f"{name}_{kind}.tif", "w", driver="GTiff", **size) as file,
+            ):
+                file.write(cut)
+    classes = "\n".join(f'    - {{id: {n}, name: {c}, colour: "#{v:06x}"}}' for n, (c, v) in enumerate(CROPS.items()))
+    (target / "chips.yaml").write_text(FIELDS.format(folder=target.resolve(), classes=classes))
+
+
+def deal(block: NDArray[np.int64], label: NDArray[np.uint8]) -> dict[str, int]:
+    """Name the labelled blocks ``<turn>-<fold>``: the first of fixed random deals that leaves no class to one fold."""
+    has = np.stack([np.bincount(block[label == n], minlength=block.max() + 1) > 0 for n in range(len(CROPS))], 1)
+    labelled = np.flatnonzero(has.any(1))
+    rng = np.random.default_rng(0)
+    while True:
+        dealt = rng.permutation(labelled)
+        folds = np.stack([has[dealt[fold::FOLDS]].any(0) for fold in range(FOLDS)])
+        if (folds.sum(0) > 1).all():
+            return {f"{n // FOLDS}-{n % FOLDS}": int(number) for n, number in enumerate(dealt)}
+
+
 def make(shared_data: Path, folder: Path) -> None:
     for name, text, place in (
         ("los-angeles", VH_TILES, "sentinel1_iw_vh_tiles"),
@@ -125,6 +200,7 @@ def make(shared_data: Path, folder: Path) -> None:
     sentinel1(shared_data, folder / "radar", IPF_331, 331)
     sentinel1(shared_data, folder / "radar", IPF_340, 340)
     alos2(shared_data, folder / "radar", 15)
+    flevoland(shared_data, folder)
 
 
 if __name__ == "__main__":
