@@ -23,7 +23,7 @@ lint: setup
 	$(BIN)/mypy
 
 slow: setup
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not soak"
 
 soak: setup
 	$(BIN)/pytest -m soak -s

@@ -73,9 +73,9 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return pixels.to(torch.float32).div(255)
 
 
-def published_view(image: Image.Image) -> tuple[torch.Tensor, list[int]]:
+def published_view(image: Image.Image, size: int = SIZE) -> tuple[torch.Tensor, list[int]]:
     y, x, h, w = crop_parameters(image.height, image.width)
-    view = image.crop((x, y, x + w, y + h)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    view = image.crop((x, y, x + w, y + h)).resize((size, size), Image.Resampling.BILINEAR)
     if random.random() < 0.8:
         view = colour_jitter(view)
     if random.random() < 0.2:
@@ -96,7 +96,7 @@ def iou(a: list[float], b: list[float]) -> float:
     return w * h / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h)
 
 
-def published_boxes(crops1: torch.Tensor, crops2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def published_boxes(crops1: torch.Tensor, crops2: torch.Tensor, size: int = SIZE) -> tuple[torch.Tensor, torch.Tensor]:
     """Boxes of a batch, image by image, as the training process of the published code makes them."""
     found1: list[list[float]] = []
     found2: list[list[float]] = []
@@ -106,7 +106,7 @@ def published_boxes(crops1: torch.Tensor, crops2: torch.Tensor) -> tuple[torch.T
         xl, xr, yt, yb = max(x1, x2), min(x1 + w1, x2 + w2), max(y1, y2), min(y1 + h1, y2 + h2)
         if xl >= xr or yt >= yb:
             continue
-        zooms = ((SIZE / w1, SIZE / h1), (SIZE / w2, SIZE / h2))
+        zooms = ((size / w1, size / h1), (size / w2, size / h2))
         sx, sy = min(zooms[0][0], zooms[1][0]), min(zooms[0][1], zooms[1][1])
         width, height = round((xr - xl) * sx), round((yb - yt) * sy)
         if width <= 32 or height <= 32:
@@ -128,8 +128,8 @@ def published_boxes(crops1: torch.Tensor, crops2: torch.Tensor) -> tuple[torch.T
                 left, top = bx * zx / sx + (xl - x) * zx, by * zy / sy + (yt - y) * zy
                 right, bottom = left + bw * zx / sx, top + bh * zy / sy
                 if flipped:
-                    left, right = SIZE - right, SIZE - left
-                seen.append([min(max(v, 0.0), float(SIZE)) for v in (left, top, right, bottom)])
+                    left, right = size - right, size - left
+                seen.append([min(max(v, 0.0), float(size)) for v in (left, top, right, bottom)])
             accepted.append(seen[0])  # seen in view 1: the published code mixes two frames here
             found1.append([float(n), *seen[0]])
             found2.append([float(n), *seen[1]])

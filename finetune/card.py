@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.model import ModelCard
+from finetune.model import RESNET, ModelCard
 from shards.manifest import Manifest, Source
 
 _TASKS = {
@@ -43,7 +43,11 @@ def card_text(card: ModelCard, record: Mapping[str, Any], manifest: Manifest) ->
 
 def _title(card: ModelCard) -> str:
     level = "tiles" if card.task.tiles else "pixels"
-    return f"SAR {card.task.kind} of {level}, ResNet-{card.encoder.depth}, run {card.run_digest[:12]}"
+    return f"SAR {card.task.kind} of {level}, {_network(card)}, run {card.run_digest[:12]}"
+
+
+def _network(card: ModelCard) -> str:
+    return f"ResNet-{card.encoder.depth}" if card.encoder_kind == RESNET else card.encoder_kind
 
 
 def _does(card: ModelCard) -> str:
@@ -53,7 +57,7 @@ def _does(card: ModelCard) -> str:
         lines.append(f"Background: {card.legend.names[card.legend.ids.index(card.legend.background)]}.")
     target = card.task.target
     if card.task.kind == "regression":
-        how = {"values": target.values, "share_of": list(target.share_of), "linear": target.linear}
+        how = {"values": target.values, "share_of": list(target.share_of), "linear": target.linear, "unit": target.unit}
         lines.append("The number: " + ", ".join(f"{name} {value}" for name, value in how.items() if value) + ".")
     if card.task.tiles:
         lines.append(f"Tiles with less than {card.task.labelled_share:.0%} of labelled pixels had no answer.")
@@ -71,7 +75,19 @@ def _scores(card: ModelCard, record: Mapping[str, Any]) -> str:
         rows = [(c, *(_cell(kind, summary[f"{kind}/{c}"]) for kind in kinds)) for c in card.legend.names]
         parts.append(_table(("class", *kinds), rows))
     parts.append(f"The weights beside this card are those of seed {card.seed}; nothing was chosen by these scenes.")
+    if card.validated_on:
+        parts.append(_chosen(card, record))
     return "\n\n".join(parts)
+
+
+def _chosen(card: ModelCard, record: Mapping[str, Any]) -> str:
+    metric, tried = record["chosen_by"], record["tried"]
+    head = f"Chosen by {metric} on {', '.join(card.validated_on)}, among {_count(len(tried), 'run')}:"
+    rows = [
+        (f"{name} (chosen)" if name == record["chosen"] else name, _cell(metric, {"mean": value, "std": None}))
+        for name, value in tried.items()
+    ]
+    return f"{head}\n\n{_table(('run', metric), rows)}"
 
 
 def _cell(name: str, spread: Mapping[str, Any]) -> str:
@@ -87,7 +103,7 @@ def _encoder(card: ModelCard) -> str:
     encoder = card.encoder
     origin = "random weights" if card.encoder_url == "random" else f"{card.encoder_url} (SHA-256 {card.encoder_digest})"
     reads = f"{_count(encoder.bands, 'band')} from {encoder.input.lo_db:g} to {encoder.input.hi_db:g} dB"
-    lines = [f"ResNet-{encoder.depth}, method {encoder.method}, started from {origin}. It reads {reads}."]
+    lines = [f"{_network(card)}, method {encoder.method}, started from {origin}. It reads {reads}."]
     if encoder.run_digest:
         lines.append(
             f"Pretraining run {encoder.run_digest}, {encoder.step} steps, on manifest {encoder.manifest_digest}."
@@ -96,10 +112,12 @@ def _encoder(card: ModelCard) -> str:
 
 
 def _data(card: ModelCard, manifest: Manifest) -> str:
+    roles = dict.fromkeys(card.trained_on, "training")
+    roles |= dict.fromkeys(card.validated_on, "validation") | dict.fromkeys(card.held_out, "held out")
     rows = [
-        (s.id, s.sensor, " ".join(s.polarisations), s.time or "", "held out" if s.id in card.held_out else "training")
+        (s.id, s.sensor, " ".join(s.polarisations), s.time or "", roles[s.id])
         for s in manifest.sources
-        if s.id in {*card.held_out, *card.trained_on}
+        if s.id in roles
     ]
     return "\n\n".join(
         [
@@ -114,12 +132,16 @@ def _training(card: ModelCard, record: Mapping[str, Any]) -> str:
     decoder, optim, loss = run["decoder"], run["optim"], run["loss"]
     head = f"{decoder['pool']} probe" if card.task.tiles else f"{decoder['kind']}, {decoder['channels']} channels"
     terms = [f"{loss[name]:g} x {name}" for name in ("cross_entropy", "focal", "dice") if loss[name]]
+    labels = record.get("data", {}).get("labels")
+    kept = (
+        f" {labels['percent']:g} % of the labels ({labels['tiles']} of {labels['of_tiles']} tiles)." if labels else ""
+    )
     lost = f"{loss['regression']}" if card.task.kind == "regression" else " + ".join(terms)
     return (
         f"Run {card.run_digest}: {run['steps']} steps of {run['batch']} crops of {card.crop_px} pixels; head: {head};"
         f" loss: {lost}, class weights {run['class_weights']}; {optim['kind']}, learning rate {optim['lr']:g}, weight"
         f" decay {optim['weight_decay']:g}, encoder's rate x {run['encoder_lr_factor']:g}. Seeds:"
-        f" {', '.join(str(one['seed']) for one in record['seeds'])}."
+        f" {', '.join(str(one['seed']) for one in record['seeds'])}.{kept}"
     )
 
 

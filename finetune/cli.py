@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from finetune.cli_bench import bench
 from finetune.config import FinetuneRun
 from infra.command import command_app, run, say
 
@@ -106,7 +107,7 @@ def train_command(
         runs = experiment.candidates(settings, tries)
         record = experiment.choose_and_test(made, start, runs, out, current(device), seeds, _note, choose_by)
     else:
-        record = fit.fit(made.task, start, settings, out, current(device), seeds, _note)
+        record = fit.fit(made.task, start, settings, out, current(device), seeds, _note, facts=made.facts)
     task = made.task
     chosen = f"validated on: {', '.join(made.validate)}; " if validate else ""
     say(f"{len(task.train)} scenes to learn from, {chosen}held out: {', '.join(task.held_out)}; encoder: {encoder}", "")
@@ -165,6 +166,8 @@ def score(
     pixels = overall.pop("pixels", None)
     if seen := sorted(set(names) & set(card.trained_on)):
         _note(f"warning: the model learned from {', '.join(seen)}: these scores say nothing about new scenes")
+    if seen := sorted(set(names) & set(card.validated_on)):
+        _note(f"warning: the model was chosen by its scores on {', '.join(seen)}: they flatter")
     if as_json:
         say(json.dumps({"scores": overall, "scenes": by_scene}, indent=1))
         return
@@ -196,6 +199,7 @@ def map_command(
     Beside map.tif (classes with colours and names; 255 is no data) go map.confidence.tif (0 to 100 %),
     map.legend.json, map.png and map.html (the radar image beside the classes, km2 of each), map.json (a STAC item
     that names scene, recipe, corpus and model), and map.CLASS.parquet (GeoParquet) for every class of --vectors.
+    A model of numbers (regression) gives map.tif in float32, NaN is no data, with map.png, map.html and map.json.
 
     Parameters
     ----------
@@ -248,7 +252,7 @@ def map_command(
     for name in names:
         path = out if single else out / f"{name}.tif"
         done = map_scene(loaded, corpus, name, path, world.device, dials, overlay)
-        if done.report.confidence is None:
+        if done.empty:
             _note(f"warning: scene {name} holds no data, the map is empty")
         if not done.placed:
             _note(f"warning: scene {name} has no place on the ground, the map is in pixels")
@@ -257,6 +261,9 @@ def map_command(
 
 
 _SHOWN = {"preview": "picture", "item": "STAC item"}
+
+
+app.command(bench)
 
 
 @app.command(name="leaks")

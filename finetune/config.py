@@ -110,6 +110,8 @@ class TargetConfig(Frozen):
     """Names of the classes whose share is asked."""
     linear: tuple[float, float] | None = None
     """Value of id 0, and step from id to id."""
+    unit: str = ""
+    """What the values are measured in, for maps and cards."""
 
 
 class TaskConfig(Frozen):
@@ -193,3 +195,9 @@ class FinetuneRun(LoopConfig):
     """Multiplies the encoder's learning rate; 0: the encoder is frozen."""
     class_weights: Literal["none", "balanced", "complement"] = "none"
     """balanced: rare classes weigh more, by the inverse square root of their share; complement: by 1 - share."""
+
+    def identity(self) -> dict[str, Any]:
+        """Give what decides the result: no unit either, which is only a word."""
+        plain = super().identity()
+        del plain["task"]["target"]["unit"]
+        return plain

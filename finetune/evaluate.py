@@ -115,11 +115,15 @@ class Scorer:
 
     def score(self, scenes: Mapping[str, SceneTiles]) -> tuple[Result, dict[str, Result]]:
         """Score scenes: all of them together, and each by itself."""
-        gather = self._gather()
-        seen = {name: gather(scene) for name, scene in scenes.items()}
+        seen = self.gathered(scenes)
         return functools.reduce(operator.add, seen.values()).result(), {
             name: one.result() for name, one in seen.items()
         }
+
+    def gathered(self, scenes: Mapping[str, SceneTiles]) -> dict[str, Gathered]:
+        """Give what is seen of each scene, before it becomes scores."""
+        gather = self._gather()
+        return {name: gather(scene) for name, scene in scenes.items()}
 
     def _gather(self) -> Callable[[SceneTiles], Gathered]:
         if isinstance(self.network, Regressor):

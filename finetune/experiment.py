@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
+from finetune.card import card_text
 from finetune.config import FinetuneRun
 from finetune.evaluate import Result, Scorer, scored_scenes
-from finetune.fit import MODEL, SCORES, fit
+from finetune.fit import CARD_TEXT, MODEL, SCORES, fit
 from finetune.fractions import label_counts, label_fraction
 from finetune.legend import read_legend
 from finetune.metrics import over_seeds
@@ -148,12 +149,14 @@ def choose_and_test(
 ) -> dict[str, Any]:
     """Train every candidate for every seed, choose one by its mean validation score, and test only that one.
 
-    Candidates lie under ``out``/try/<name> with their validation scores; ``scores.json`` and the models under ``out``
-    are the chosen one's, scored on the test scenes. Gives what is in scores.json. Started again, it continues.
+    Candidates lie under ``out``/try/<name> with their validation scores; ``scores.json``, ``model_card.md`` and the
+    models under ``out`` are the chosen one's, scored on the test scenes. Gives what is in scores.json. Started again,
+    it continues.
     """
     task = experiment.choosing
     tried = {
-        name: fit(task, start, run, f"{out.rstrip('/')}/try/{name}", world, seeds, say) for name, run in runs.items()
+        name: fit(task, start, run, f"{out.rstrip('/')}/try/{name}", world, seeds, say, final=False)
+        for name, run in runs.items()
     }
     kind = next(iter(runs.values())).task.kind
     metric = choose_by or CHOOSE_BY[kind]
@@ -161,7 +164,7 @@ def choose_and_test(
     best = (min if metric.removesuffix("_macro") in ERRORS else max)(found, key=lambda name: found[name])
     for name, value in found.items():
         say(f"validation {metric} {value:.4f}  {name}{'  <- chosen' if name == best and len(found) > 1 else ''}")
-    record = _test(experiment, tried[best], f"{out.rstrip('/')}/try/{best}", out, world)
+    first, record = _test(experiment, tried[best], f"{out.rstrip('/')}/try/{best}", out, world)
     record |= {
         "validated_on": list(experiment.validate),
         "chosen_by": metric,
@@ -169,7 +172,9 @@ def choose_and_test(
         "tried": {name: value for name, value in found.items()},
     }
     if world.lead:
-        open_store(out).put(SCORES, json.dumps(record, indent=1, allow_nan=False).encode())
+        store = open_store(out)
+        store.put(SCORES, json.dumps(record, indent=1, allow_nan=False).encode())
+        store.put(CARD_TEXT, card_text(first, record, experiment.task.corpus.manifest).encode())
     return record
 
 
@@ -183,8 +188,12 @@ def _mean(record: Mapping[str, Any], metric: str) -> float:
     return float(value)
 
 
-def _test(experiment: Experiment, record: Mapping[str, Any], made: str, out: str, world: World) -> dict[str, Any]:
+def _test(
+    experiment: Experiment, record: Mapping[str, Any], made: str, out: str, world: World
+) -> tuple[ModelCard, dict[str, Any]]:
+    """Score the chosen run's models on the test scenes, and put them under ``out``; gives the first one's card."""
     results: list[tuple[int, Result, dict[str, Result]]] = []
+    cards: list[ModelCard] = []
     store = open_store(out)
     for n, entry in enumerate(record["seeds"]):
         seed = entry["seed"]
@@ -192,11 +201,12 @@ def _test(experiment: Experiment, record: Mapping[str, Any], made: str, out: str
         network, card = model_of(open_store(made).get(key), f"{made}/{key}")
         overall, by_scene = score_network(network, card, experiment.task, world)
         results.append((seed, overall, by_scene))
-        card = card.model_copy(update={"held_out": experiment.task.held_out, "scores": overall.flat()})
+        parts = {"held_out": experiment.task.held_out, "validated_on": experiment.validate}
+        cards.append(card.model_copy(update={**parts, "scores": overall.flat()}))
         if world.lead:
             for name in (key, *([MODEL] if n == 0 else [])):
-                store.put(name, model_bytes(network, card))
-    return tested_record(record, experiment, results)
+                store.put(name, model_bytes(network, cards[-1]))
+    return cards[0], tested_record(record, experiment, results)
 
 
 def score_network(network: Network, card: ModelCard, task: Task, world: World) -> tuple[Result, dict[str, Result]]:

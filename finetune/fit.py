@@ -29,6 +29,7 @@ from infra.record import sha256
 from infra.store import open_store
 from infra.world import World
 from pretrain.config import run_digest
+from pretrain.export import EncoderCard
 from pretrain.loop import train
 from pretrain.reading import open_feed, teller
 from shards.reader import Corpus
@@ -38,13 +39,25 @@ SCORES = "scores.json"
 CARD_TEXT = "model_card.md"
 
 
-def fit(task: Task, start: Start, run: FinetuneRun, out: str, world: World, seeds: int, say: Say) -> dict[str, Any]:
+def fit(
+    task: Task,
+    start: Start,
+    run: FinetuneRun,
+    out: str,
+    world: World,
+    seeds: int,
+    say: Say,
+    *,
+    final: bool = True,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Train once per seed, score each on the held-out scenes, and put models and scores under ``out``.
 
     The model after the last step is the model: nothing is chosen by the held-out scenes. Models lie in
     ``seed-<n>/model.safetensors``, the first also in ``model.safetensors`` with ``model_card.md`` beside it;
     ``scores.json`` has every seed's numbers and their mean and standard deviation. Gives what is in scores.json.
-    Started again, it continues.
+    Started again, it continues. Without ``final``, where a choice is still to be made by these scores, there is no
+    model card. ``facts`` say what was done to the corpus, for the record.
     """
     if run.batch < 2 * world.size:
         raise UsageError(f"batch {run.batch} on {world.size} ranks: batch norm needs at least 2 crops per rank")
@@ -60,10 +73,11 @@ def fit(task: Task, start: Start, run: FinetuneRun, out: str, world: World, seed
             data = model_bytes(model, card)
             for key in (f"seed-{seed}/{MODEL}", *([MODEL] if seed == run.seed else [])):
                 store.put(key, data)
-    record = _record(task, start, run, results)
+    record = _record(task, start, run, results) | ({} if facts is None else {"data": dict(facts)})
     if world.lead and first is not None:
         store.put(SCORES, json.dumps(record, indent=1, allow_nan=False).encode())
-        store.put(CARD_TEXT, card_text(first, record, task.corpus.manifest).encode())
+        if final:
+            store.put(CARD_TEXT, card_text(first, record, task.corpus.manifest).encode())
     return record
 
 
@@ -71,19 +85,7 @@ def fit_seed(
     task: Task, start: Start, run: FinetuneRun, out: str, world: World
 ) -> tuple[Network, ModelCard, Result, dict[str, Result]]:
     """Train and score one seed: the model, its card, its scores over all held-out scenes, and scene by scene."""
-    network, encoder_card = make_segmenter(task, start, run)
-    plan, draw = order(task, run)
-    learner = make_learner(network, task, run, world.rank)
-    identity = identity_of(task, start, run)
-    store = open_store(f"{out.rstrip('/')}/seed-{run.seed}")
-    with open_feed(run.reading, task.corpus, plan, draw, world) as feed:
-        tell = teller(run.reading, feed, world)
-        done = train(learner, feed, run, world, store, identity, title=f"finetune seed {run.seed}", tell=tell)
-    if not done.finished:
-        raise PartialError(
-            f"stopped at step {done.step} of {run.steps} of seed {run.seed}; nothing of it was scored, the same command"
-            f" continues from the checkpoint in {store.url}"
-        )
+    network, encoder_card = train_seed(task, start, run, out, world)
     legend = task_legend(task.legend, run.task)
     scorer = Scorer(network, run.task, legend, task.legend, run.crop.size, world.device)
     overall, by_scene = scorer.score(scored_scenes(task.corpus, run.task, task.held_out))
@@ -97,13 +99,34 @@ def fit_seed(
         crop_px=run.crop.size,
         pixels_digest=task.corpus.manifest.pixels_digest,
         manifest_digest=task.corpus.manifest.digest,
-        run_digest=run_digest(identity),
+        run_digest=run_digest(identity_of(task, start, run)),
         seed=run.seed,
         trained_on=task.train,
         held_out=task.held_out,
         scores=overall.flat(),
     )
     return network, card, overall, by_scene
+
+
+def train_seed(task: Task, start: Start, run: FinetuneRun, out: str, world: World) -> tuple[Network, EncoderCard]:
+    """Train one seed without scoring it: the network after the last step, and the card of its encoder.
+
+    Raises PartialError where a signal ended it before; called again, it continues.
+    """
+    network, encoder_card = make_segmenter(task, start, run)
+    plan, draw = order(task, run)
+    learner = make_learner(network, task, run, world.rank)
+    identity = identity_of(task, start, run)
+    store = open_store(f"{out.rstrip('/')}/seed-{run.seed}")
+    with open_feed(run.reading, task.corpus, plan, draw, world) as feed:
+        tell = teller(run.reading, feed, world)
+        done = train(learner, feed, run, world, store, identity, title=f"finetune seed {run.seed}", tell=tell)
+    if not done.finished:
+        raise PartialError(
+            f"stopped at step {done.step} of {run.steps} of seed {run.seed}; nothing of it was scored, the same command"
+            f" continues from the checkpoint in {store.url}"
+        )
+    return network, encoder_card
 
 
 def identity_of(task: Task, start: Start, run: FinetuneRun) -> dict[str, Any]:

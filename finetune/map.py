@@ -1,4 +1,4 @@
-"""A classified scene as a cloud-optimised GeoTIFF that any GIS opens: placed, coloured, named, with its confidence."""
+"""A scene's map as a cloud-optimised GeoTIFF that any GIS opens: classes in colours and names, or numbers; placed."""
 
 import os
 import warnings
@@ -21,6 +21,8 @@ from rasterio.transform import Affine
 from finetune.areas import Place, continuous, pixel_areas_m2
 from finetune.legend import IGNORED, Legend
 from finetune.mosaic import Strip
+from finetune.scores_regression import RegressionSums
+from finetune.value_strips import ValueStrip
 from infra.errors import ResourceError
 
 BLOCK = 256
@@ -79,6 +81,50 @@ def write_map(
     return tally.report(legend)
 
 
+@dataclass(frozen=True, slots=True)
+class ValueReport:
+    """What a written map of numbers holds: pixels with a value and those without data, and the values' statistics.
+
+    Mean, standard deviation, least and greatest are in ``unit``; None where there is no value.
+    """
+
+    pixels: int
+    no_data: int
+    mean: float | None
+    deviation: float | None
+    least: float | None
+    most: float | None
+    unit: str = ""
+
+
+def write_values(
+    path: Path, strips: Iterable[ValueStrip], shape: tuple[int, int], place: Place, tags: Mapping[str, str], unit: str
+) -> ValueReport:
+    """Write the values of a scene as a one-band float32 cloud-optimised GeoTIFF; NaN is no-data.
+
+    Rows are written as they come. A file appears whole or not at all. Raises ResourceError where the folder cannot
+    be written.
+    """
+    seen, empty, extremes = RegressionSums(), 0, [np.inf, -np.inf]
+    profile = _profile(shape) | {"dtype": "float32", "nodata": np.nan}
+    with (
+        _appearing(path, Resampling.average, shape, predictor="YES") as part,
+        rasterio.open(part, "w", **profile, **_placement(place)) as file,
+    ):
+        file.set_band_description(1, "value")
+        file.set_band_unit(1, unit)
+        file.update_tags(**tags)
+        for strip in strips:
+            file.write(strip.values, 1, window=((strip.row, strip.row + len(strip.values)), (0, shape[1])))
+            known = strip.values[np.isfinite(strip.values)]
+            seen, empty = seen + RegressionSums.of(known, known), empty + strip.values.size - known.size
+            extremes = [min(extremes[0], known.min(initial=np.inf)), max(extremes[1], known.max(initial=-np.inf))]
+    if not seen.values:
+        return ValueReport(0, empty, None, None, None, None, unit)
+    deviation = float(np.sqrt(seen.truth_squares / seen.values))
+    return ValueReport(seen.values, empty, seen.truth_mean, deviation, float(extremes[0]), float(extremes[1]), unit)
+
+
 def percent(strip: Strip) -> NDArray[np.uint8]:
     """Give confidences in whole per cent, 255 where there is no data."""
     rounded = np.rint(strip.confidence * 100).astype(np.uint8)
@@ -120,6 +166,13 @@ def read_small(path: Path, rows: int, cols: int) -> NDArray[np.uint8]:
     with bounded_gdal(), rasterio.open(path) as file:
         ids: NDArray[np.uint8] = file.read(1, out_shape=(rows, cols), resampling=Resampling.mode)
     return ids
+
+
+def read_small_values(path: Path, rows: int, cols: int) -> NDArray[np.float32]:
+    """Read a map of numbers reduced to (rows, cols), each pixel the mean of the values below it, NaN without any."""
+    with bounded_gdal(), rasterio.open(path) as file:
+        values: NDArray[np.float32] = file.read(1, out_shape=(rows, cols), resampling=Resampling.average)
+    return values
 
 
 def ground_control(points: Sequence[tuple[float, float, float, float]]) -> list[GroundControlPoint]:
@@ -176,7 +229,7 @@ def _confidence_file(
 
 
 @contextmanager
-def _appearing(path: Path, resampling: Resampling, shape: tuple[int, int]) -> Iterator[Path]:
+def _appearing(path: Path, resampling: Resampling, shape: tuple[int, int], predictor: str = "NO") -> Iterator[Path]:
     """Give a file to write; leave it at ``path`` with overviews, in the order of a cloud-optimised GeoTIFF."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part.tif")
     ordered = part.with_suffix(".cog.tif")
@@ -185,7 +238,7 @@ def _appearing(path: Path, resampling: Resampling, shape: tuple[int, int]) -> It
         with bounded_gdal():
             yield part
             _add_overviews(part, shape, resampling)
-            rasterio.shutil.copy(part, ordered, **_COG)
+            rasterio.shutil.copy(part, ordered, **_COG, predictor=predictor)
         os.replace(ordered, path)
     except (OSError, rasterio.errors.RasterioError, CPLE_BaseError) as error:
         raise ResourceError(f"map {path} cannot be written: {error}") from error

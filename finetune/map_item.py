@@ -14,13 +14,14 @@ from pyproj import Transformer
 
 from finetune.areas import Place
 from finetune.legend import IGNORED, Legend
-from finetune.map import MapReport
+from finetune.map import MapReport, ValueReport
 from shards.manifest import Source
 from shards.outline import ground_polygon
 
+CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
 EXTENSIONS = (
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
+    CLASSIFICATION,
     "https://stac-extensions.github.io/file/v2.1.0/schema.json",
     "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
 )
@@ -45,8 +46,49 @@ def map_item(
     ``vectors_<class>``; links to them are relative to ``folder``. ``lineage`` holds flat text such as the digests of
     model, run, manifest and recipe; it stands among the properties as ``sarsense:<name>``.
     """
+    made = f"{', '.join(legend.names)}, by a model of run {lineage.get('run', '')[:12]}"
+    item = _item(source, place, ("Classes", made, "classified"), files, lineage, folder)
+    if item is not None:
+        classes = {"data_type": "uint8", "nodata": IGNORED, "classification:classes": _classes(legend, report)}
+        item["stac_extensions"] = list(EXTENSIONS)
+        item["assets"]["map"] |= classes
+        if "confidence" in item["assets"]:
+            item["assets"]["confidence"] |= {"data_type": "uint8", "nodata": IGNORED, "unit": "%"}
+    return item
+
+
+def value_item(
+    source: Source,
+    place: Place,
+    report: ValueReport,
+    files: Mapping[str, Path],
+    lineage: Mapping[str, str],
+    folder: Path,
+) -> dict[str, Any] | None:
+    """Describe a written map of numbers as ``map_item`` does one of classes."""
+    made = f"A number for every pixel, by a model of run {lineage.get('run', '')[:12]}"
+    item = _item(source, place, ("Values", made, "estimated"), files, lineage, folder)
+    if item is not None:
+        named = {"mean": report.mean, "stddev": report.deviation, "minimum": report.least, "maximum": report.most}
+        known = {name: value for name, value in named.items() if value is not None}
+        known["valid_percent"] = round(100 * report.pixels / max(report.pixels + report.no_data, 1), 4)
+        values = {"data_type": "float32", "nodata": "nan", "statistics": known}
+        item["assets"]["map"] |= values | ({"unit": report.unit} if report.unit else {})
+    return item
+
+
+def _item(
+    source: Source,
+    place: Place,
+    words: tuple[str, str, str],
+    files: Mapping[str, Path],
+    lineage: Mapping[str, str],
+    folder: Path,
+) -> dict[str, Any] | None:
+    """Give what items of all maps share; ``words`` are what is shown, its description, and what the model did."""
     if source.time is None:
         return None
+    what, description, verb = words
     outline = map_outline(source, place)
     rows, cols = source.shape
     projection: dict[str, Any] = {"proj:shape": [rows, cols], "proj:code": None}
@@ -55,16 +97,16 @@ def map_item(
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": list(EXTENSIONS),
+        "stac_extensions": [name for name in EXTENSIONS if name != CLASSIFICATION],
         "id": f"{source.id}-map",
         "geometry": None if outline is None else json.loads(shapely.to_geojson(outline)),
         "properties": {
             "datetime": _utc(source.time),
-            "title": f"Classes of {source.id}",
-            "description": f"{', '.join(legend.names)}, by a model of run {lineage.get('run', '')[:12]}",
+            "title": f"{what} of {source.id}",
+            "description": description,
             **({} if source.spacing_m is None else {"gsd": float(max(source.spacing_m))}),
             "processing:software": {"sarsense": version("sarsense")},
-            "processing:lineage": _sentence(source, lineage),
+            "processing:lineage": _sentence(source, lineage, verb),
             **projection,
             **{f"sarsense:{name}": value for name, value in sorted(lineage.items())},
         },
@@ -73,13 +115,6 @@ def map_item(
     }
     if outline is not None:
         item["bbox"] = _bbox(outline)
-    item["assets"]["map"] |= {
-        "data_type": "uint8",
-        "nodata": IGNORED,
-        "classification:classes": _classes(legend, report),
-    }
-    if "confidence" in item["assets"]:
-        item["assets"]["confidence"] |= {"data_type": "uint8", "nodata": IGNORED, "unit": "%"}
     return item
 
 
@@ -158,10 +193,10 @@ def _classes(legend: Legend, report: MapReport) -> list[dict[str, Any]]:
     return [*classes, {"value": IGNORED, "name": "no_data", "description": "no measurement", "nodata": True}]
 
 
-def _sentence(source: Source, lineage: Mapping[str, str]) -> str:
+def _sentence(source: Source, lineage: Mapping[str, str], verb: str) -> str:
     return (
         f"Scene {source.id} ({source.sensor} {source.product}), pixels by recipe {lineage.get('recipe', '')[:12]}, read"
-        f" from corpus version {lineage.get('manifest', '')[:12]}, classified by model {lineage.get('model', '')[:12]}"
+        f" from corpus version {lineage.get('manifest', '')[:12]}, {verb} by model {lineage.get('model', '')[:12]}"
         f" of run {lineage.get('run', '')[:12]}"
     )
 

@@ -1,23 +1,34 @@
-"""Scenes of a corpus through a fine-tuned model: map, confidence, legend, picture, page, shapes and STAC item."""
+"""Scenes of a corpus through a fine-tuned model: map of classes or numbers, and what goes with it."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from finetune.areas import Place
 from finetune.change import pair_scene
 from finetune.legend import Legend
-from finetune.map import MapReport, legend_path, read_small, write_map
-from finetune.map_item import map_item
+from finetune.map import (
+    MapReport,
+    ValueReport,
+    legend_path,
+    read_small,
+    read_small_values,
+    write_map,
+    write_values,
+)
+from finetune.map_item import map_item, value_item
 from finetune.model import ModelCard, check_bands, check_pixels, model_of
 from finetune.mosaic import SceneTiles, class_strips
-from finetune.overlay import Quicklook, draw_overlay
+from finetune.overlay import Quicklook, draw_overlay, draw_values
 from finetune.predict import predictor, scene_tiles, source_of
-from finetune.preview import map_page
+from finetune.preview import map_page, value_page
+from finetune.regressor import Regressor
 from finetune.segmenter import Segmenter
+from finetune.value_strips import value_strips
 from finetune.vectors import Kind, VectorDials, parse_wanted, write_vectors
 from infra.errors import ResourceError, UsageError
 from infra.record import sha256
@@ -47,21 +58,21 @@ class MapDials:
 class LoadedModel:
     """A model with its card, where it lies, and the SHA-256 of its file."""
 
-    segmenter: Segmenter
+    network: Segmenter | Regressor
     card: ModelCard
     url: str
     digest: str
 
     @classmethod
     def open(cls, url: str) -> "LoadedModel":
-        """Read a model of land classes or their change. Raises UsageError for anything else."""
+        """Read a model of land classes, their change, or a number of pixels. Raises UsageError for anything else."""
         root, key = split_object(url)
         data = open_store(root).get(key)
         network, card = model_of(data, url)
-        if not isinstance(network, Segmenter) or card.task.kind not in ("segmentation", "change"):
+        if card.task.tiles or not isinstance(network, Segmenter | Regressor):
             raise UsageError(
-                f"model {url} is of the task {card.task.kind} ({'tiles' if card.task.tiles else 'pixels'}): expected"
-                " classes of pixels, of one date or of a change between two"
+                f"model {url} is of the task {card.task.kind} of tiles, one answer for each, so there is nothing to"
+                " map: expected a model of pixels (segmentation, regression, change)"
             )
         return cls(network, card, url, sha256(data))
 
@@ -70,15 +81,21 @@ class LoadedModel:
 class Mapped:
     """What was written: ``files`` by name (map, legend, confidence, preview, page, item, vectors_<class>).
 
-    ``shapes`` counts polygons or lines by class name, ``placed`` says whether the scene has a place on the ground.
+    A map of numbers has no legend. ``shapes`` counts polygons or lines by class name, ``placed`` says whether the
+    scene has a place on the ground.
     """
 
     scene: str
-    report: MapReport
-    legend: Legend
+    report: MapReport | ValueReport
+    legend: Legend | None
     files: dict[str, Path]
     placed: bool
     shapes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the scene holds no data."""
+        return (self.report.mean if isinstance(self.report, ValueReport) else self.report.confidence) is None
 
 
 def check_scenes(model: LoadedModel, corpus: Corpus, scenes: list[str], dials: MapDials) -> None:
@@ -90,6 +107,8 @@ def check_scenes(model: LoadedModel, corpus: Corpus, scenes: list[str], dials: M
     named = [*scenes, *([] if dials.before is None else [dials.before])]
     bands = {scene: tuple(source_of(corpus, scene).polarisations) for scene in named}
     check_bands(model.card.encoder.bands, bands, f"model {model.url}")
+    if dials.vectors and model.card.task.kind == "regression":
+        raise UsageError(f"model {model.url} gives numbers: there are no classes to outline, leave out --vectors")
     parse_wanted(dials.vectors, model.card.legend)
     _windows(model.card, dials)
 
@@ -105,10 +124,50 @@ def map_scene(
 ) -> Mapped:
     """Map one scene: ``map.tif`` and beside it map.confidence.tif, .legend.json, .png, .html, .json, .<class>.parquet.
 
-    The STAC item comes last: where it is, everything is. Raises UsageError where model and corpus do not fit.
+    A map of numbers has .png, .html and .json only. The STAC item comes last: where it is, everything is.
+    Raises UsageError where model and corpus do not fit.
     """
     dials = dials or MapDials()
     check_scenes(model, corpus, [scene], dials)
+    pictures = {"preview": picture or out.with_suffix(".png"), "page": out.with_suffix(".html")}
+    if isinstance(model.network, Regressor):
+        return _map_values(model, corpus, scene, out, device, dials, pictures)
+    return _map_classes(model, corpus, scene, out, device, dials, pictures)
+
+
+def _map_values(
+    model: LoadedModel,
+    corpus: Corpus,
+    scene: str,
+    out: Path,
+    device: torch.device,
+    dials: MapDials,
+    pictures: Mapping[str, Path],
+) -> Mapped:
+    source = source_of(corpus, scene)
+    place, lineage = place_of(source), lineage_of(model, corpus, source)
+    look, unit = Quicklook(source.shape), model.card.task.target.unit
+    size, overlap = _windows(model.card, dials)
+    predict, tiles = predictor(model.network, device), scene_tiles(corpus, scene)
+    strips = value_strips(predict, tiles, size=size, overlap=overlap, margin=dials.margin)
+    report = write_values(out, map(look.seen, strips), source.shape, place, _tags(lineage, source), unit)
+    files, grey, what = {"map": out, **pictures}, look.grey(), _what(source)
+    image = draw_values(grey, read_small_values(out, *grey.shape), f"{source.id}  {what}", unit)
+    _write(files["preview"], image)
+    _write(files["page"], value_page(source.id, f"{source.sensor} {what}", image, report, lineage))
+    _put_item(value_item(source, place, report, files, lineage, out.parent), files)
+    return Mapped(scene, report, None, files, place.known)
+
+
+def _map_classes(
+    model: LoadedModel,
+    corpus: Corpus,
+    scene: str,
+    out: Path,
+    device: torch.device,
+    dials: MapDials,
+    pictures: Mapping[str, Path],
+) -> Mapped:
     source, legend = source_of(corpus, scene), model.card.legend
     place, lineage = place_of(source), lineage_of(model, corpus, source)
     if dials.before is not None:
@@ -119,7 +178,7 @@ def map_scene(
     look = Quicklook(source.shape)
     size, overlap = _windows(model.card, dials)
     strips = class_strips(
-        predictor(model.segmenter, device),
+        predictor(model.network, device),
         _tiles(model, corpus, scene, dials),
         len(legend.ids),
         size=size,
@@ -129,13 +188,16 @@ def map_scene(
     tags = _tags(lineage, source)
     report = write_map(out, map(look.seen, strips), source.shape, legend, place, tags, files.get("confidence"))
     shapes = _vectors(out, legend, place, parse_wanted(dials.vectors, legend), dials.shapes, files)
-    files |= {"preview": picture or out.with_suffix(".png"), "page": out.with_suffix(".html")}
+    files |= pictures
     _draw(look, source, legend, report, lineage, shapes, files)
-    item = map_item(source, place, legend, report, files, lineage, out.parent)
-    if item is not None:
-        files["item"] = out.with_suffix(".json")
-        _write(files["item"], (json.dumps(item, indent=1, ensure_ascii=False) + "\n").encode())
+    _put_item(map_item(source, place, legend, report, files, lineage, out.parent), files)
     return Mapped(scene, report, legend, files, place.known, shapes)
+
+
+def _put_item(item: Mapping[str, Any] | None, files: dict[str, Path]) -> None:
+    if item is not None:
+        files["item"] = files["map"].with_suffix(".json")
+        _write(files["item"], (json.dumps(item, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _tiles(model: LoadedModel, corpus: Corpus, scene: str, dials: MapDials) -> SceneTiles:
@@ -190,10 +252,14 @@ def _draw(
     files: Mapping[str, Path],
 ) -> None:
     grey = look.grey()
-    what = f"{source.polarisations[0]}  {source.time or ''}".strip()
+    what = _what(source)
     image = draw_overlay(grey, read_small(files["map"], *grey.shape), legend, f"{source.id}  {what}")
     _write(files["preview"], image)
     _write(files["page"], map_page(source.id, f"{source.sensor} {what}", image, legend, report, lineage, shapes))
+
+
+def _what(source: Source) -> str:
+    return f"{source.polarisations[0]}  {source.time or ''}".strip()
 
 
 def _write(path: Path, data: bytes) -> None:

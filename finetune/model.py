@@ -1,11 +1,12 @@
 """Fine-tuned models as files: safetensors with a card that says what they read, what they find, and how well."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
 from finetune.classifier import TileNet
 from finetune.config import DecoderConfig, TaskConfig
@@ -22,18 +23,23 @@ from shards.reader import Corpus
 
 Network = Segmenter | TileNet | Regressor
 
+RESNET = "ResNet"
+
 
 class ModelCard(Frozen):
     """What a fine-tuned model is: its task, encoder (as it is now), classes and heads, and where its scores are from.
 
     ``crop_px`` is the size of the squares it learned from, and of the windows it predicts. ``encoder_url`` is
     "random" where nothing was pretrained. ``scores`` are those on ``held_out``, which took no part in training.
+    ``validated_on`` are the scenes by which it was chosen among others, if it was. ``encoder_kind`` names the
+    encoder's class where it is not our ResNet; ``encoder.depth`` says nothing then.
     The first format knew one task, segmentation, and one decoder, UperNet.
     """
 
     format: Literal["sarsense-segmenter-1", "sarsense-model-2"] = "sarsense-model-2"
     task: TaskConfig = TaskConfig()
     encoder: EncoderCard
+    encoder_kind: str = RESNET
     encoder_url: str
     encoder_digest: str = ""
     legend: Legend
@@ -44,12 +50,23 @@ class ModelCard(Frozen):
     run_digest: str
     seed: int
     trained_on: tuple[str, ...]
+    validated_on: tuple[str, ...] = ()
     held_out: tuple[str, ...]
     scores: dict[str, float | None]
 
 
+def encoder_kind(encoder: nn.Module) -> str:
+    """Name the class of an encoder, and that of its trunk where it has one."""
+    if isinstance(encoder, ResNet):
+        return RESNET
+    trunk = getattr(encoder, "trunk", None)
+    inner = getattr(trunk, "model", trunk)
+    return type(encoder).__name__ + ("" if inner is None else f" over {type(inner).__name__}")
+
+
 def model_bytes(network: Network, card: ModelCard) -> bytes:
-    """Encode a model and its card; the same input gives the same bytes."""
+    """Encode a model and its card, which gets the kind of the encoder; the same input gives the same bytes."""
+    card = card.model_copy(update={"encoder_kind": encoder_kind(cast(nn.Module, network.encoder))})
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     return save(tensors, metadata={CARD: card.model_dump_json()})
 
@@ -65,17 +82,20 @@ def load_model(url: str) -> tuple[Segmenter, ModelCard]:
     return network, card
 
 
-def load_network(url: str) -> tuple[Network, ModelCard]:
-    """Read a model of any task (in evaluation mode, on the CPU) and its card. Raises UsageError for anything else."""
+def load_network(url: str, encoder: Encoder | None = None) -> tuple[Network, ModelCard]:
+    """Read a model of any task (in evaluation mode, on the CPU) and its card. Raises UsageError for anything else.
+
+    ``encoder`` is an encoder of the card's kind and size, to be filled: only a ResNet is made from the card alone.
+    """
     root, key = split_object(url)
-    return model_of(open_store(root).get(key), url)
+    return model_of(open_store(root).get(key), url, encoder)
 
 
-def model_of(data: bytes, name: str) -> tuple[Network, ModelCard]:
+def model_of(data: bytes, name: str, encoder: Encoder | None = None) -> tuple[Network, ModelCard]:
     """Decode what ``model_bytes`` made; ``name`` is for the message. Nothing in the bytes is ever executed."""
     try:
         card = ModelCard.model_validate_json(read_header(data)[CARD])
-        encoder = ResNet(card.encoder.depth, card.encoder.bands)
+        encoder = _encoder_for(card, name, encoder)
         network = build(encoder, card.encoder, card.legend, card.decoder, card.task)
         network.load_state_dict(load(data))
     except (ValueError, KeyError, AttributeError, RuntimeError, ValidationError, SafetensorError) as error:
@@ -84,6 +104,20 @@ def model_of(data: bytes, name: str) -> tuple[Network, ModelCard]:
             " `finetune train` leaves it; pickled checkpoints are never opened"
         ) from error
     return network.eval(), card
+
+
+def _encoder_for(card: ModelCard, name: str, given: Encoder | None) -> Encoder:
+    """Give what the weights of the encoder go into. Raises UsageError where it has to be given, or is another kind."""
+    if given is None and card.encoder_kind == RESNET:
+        return ResNet(card.encoder.depth, card.encoder.bands)
+    if given is None:
+        raise UsageError(
+            f"{name} has an encoder of the kind {card.encoder_kind}, whose code does not come with this project: load"
+            " it in Python with load_network(url, encoder=...), an encoder of that kind"
+        )
+    if (found := encoder_kind(cast(nn.Module, given))) != card.encoder_kind:
+        raise UsageError(f"{name} has an encoder of the kind {card.encoder_kind}, it cannot fill one of {found}")
+    return given
 
 
 def build(

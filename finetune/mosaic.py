@@ -94,20 +94,39 @@ def class_strips(
     further than that gives the same map for every size and overlap. Memory: ``size`` rows of logits. Raises
     ValueError where windows could not advance or would leave gaps.
     """
+    total = np.zeros((classes, size, max(scene.shape[1], size)), np.float32)
+    for top, sums, share in weighted_sums(predict, scene, total, overlap=overlap, batch=batch, margin=margin):
+        yield _strip(scene, top, sums, share)
+
+
+def weighted_sums(
+    predict: Predict,
+    scene: SceneTiles,
+    total: NDArray[np.floating],
+    *,
+    overlap: int,
+    batch: int = 8,
+    margin: int = 0,
+) -> Iterator[tuple[int, NDArray[np.floating], NDArray[np.float32]]]:
+    """Give finished rows: where they begin, weighted sums (outputs, rows, cols), and the weights' sum (rows, cols).
+
+    ``total`` is where they are added up, zeros (outputs, size, at least the scene's columns and the size): what is
+    given lies in it and must be used before the next rows are asked for.
+    """
+    size = total.shape[1]
     if not 0 <= overlap < size:
         raise ValueError(f"overlap {overlap} must be at least 0 and less than the window size {size}")
     if not 0 <= 2 * margin <= overlap:
         raise ValueError(f"margin {margin} must be at least 0 and at most half of the overlap {overlap}")
     rows, cols = scene.shape
     down, across = _Axis.of(rows, size, overlap, margin), _Axis.of(cols, size, overlap, margin)
-    total = np.zeros((classes, size, max(cols, size)), np.float32)
     for top, following in zip(down.starts, [*down.starts[1:], rows], strict=True):
         for group in _groups(across.starts, batch):
             _add_windows(total, predict, scene, top, group, down, across)
         done = following - top
         # The weights' sum divides every class alike and so never changes the order; the softmax needs it.
         share = across.total(0, cols)[None] * down.total(top, done)[:, None]
-        yield _strip(scene, top, total[:, :done, :cols], share)
+        yield top, total[:, :done, :cols], share
         total[:, : size - done] = total[:, done:].copy()
         total[:, max(size - done, 0) :] = 0
         scene.forget(following)
@@ -159,7 +178,7 @@ def _groups(items: Sequence[int], n: int) -> Iterator[Sequence[int]]:
 
 
 def _add_windows(
-    total: NDArray[np.float32],
+    total: NDArray[np.floating],
     predict: Predict,
     scene: SceneTiles,
     top: int,
@@ -177,7 +196,7 @@ def _add_windows(
         total[:, :, left : left + size] += scores * (down.weights[top][:, None] * across.weights[left][None])
 
 
-def _strip(scene: SceneTiles, row: int, total: NDArray[np.float32], share: NDArray[np.float32]) -> Strip:
+def _strip(scene: SceneTiles, row: int, total: NDArray[np.floating], share: NDArray[np.float32]) -> Strip:
     rows, cols = share.shape
     codes = scene.pixels(row, 0, rows, cols)
     empty = (codes == NO_DATA).all(0)

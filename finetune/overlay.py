@@ -1,18 +1,21 @@
-"""A picture of a map: the radar image, the classes drawn over it, and the legend."""
+"""A picture of a map: the radar image and the classes over it with the legend, or numbers beside it on a ramp."""
 
 import io
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.legend import IGNORED, LandClass, Legend
 from finetune.mosaic import Strip
+from finetune.value_strips import ValueStrip
 from shards.tile import NO_DATA
 
 if TYPE_CHECKING:
     from matplotlib.patches import Patch
+
+AnyStrip = TypeVar("AnyStrip", Strip, ValueStrip)
 
 
 @dataclass(slots=True)
@@ -36,7 +39,7 @@ class Quicklook:
         """How many scene pixels make one pixel of the quicklook, along each axis."""
         return max(1, -(-max(self.shape) // self.most))
 
-    def add(self, strip: Strip) -> None:
+    def add(self, strip: Strip | ValueStrip) -> None:
         """Take in some rows."""
         codes = strip.codes[0]
         row = (strip.row + np.arange(codes.shape[0])) // self.factor
@@ -45,7 +48,7 @@ class Quicklook:
             blocks = np.add.reduceat(values, np.flatnonzero(np.diff(col, prepend=-1)), axis=1, dtype=out.dtype)
             np.add.at(out, row, blocks)
 
-    def seen(self, strip: Strip) -> Strip:
+    def seen(self, strip: AnyStrip) -> AnyStrip:
         """Take in some rows and pass them on."""
         self.add(strip)
         return strip
@@ -96,6 +99,32 @@ def draw_overlay(
         fontsize=9,
         frameon=False,
     )
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def draw_values(grey: NDArray[np.float64], values: NDArray[np.float32], title: str, unit: str = "") -> bytes:
+    """Draw the radar image beside the values (rows, cols; NaN is no-data) on a colour ramp, as PNG bytes.
+
+    The ramp runs from the 2nd to the 98th percentile.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows, cols = values.shape
+    height = float(np.clip(5.2 * rows / cols, 2.0, 9.0))
+    figure = Figure(figsize=(11, height + 0.75), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    low, high = np.nanpercentile(values, (2, 98)) if np.isfinite(values).any() else (0.0, 1.0)
+    left, right = figure.subplots(1, 2)
+    left.imshow(np.where(np.isnan(grey), 1.0, grey)[..., None].repeat(3, 2), interpolation="nearest")
+    shown = right.imshow(values, cmap="viridis", vmin=low, vmax=max(high, low + 1e-9), interpolation="nearest")
+    for axes, name in ((left, "backscatter"), (right, "values")):
+        axes.set_title(name, fontsize=10)
+        axes.set_axis_off()
+    figure.colorbar(shown, ax=right, label=unit, shrink=0.9, extend="both")
+    figure.suptitle(title, fontsize=11)
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()

@@ -4,7 +4,7 @@ import html
 from collections.abc import Mapping
 
 from finetune.legend import LandClass, Legend
-from finetune.map import MapReport
+from finetune.map import MapReport, ValueReport
 from infra.report import figure, note, page, section, table
 
 
@@ -22,6 +22,18 @@ def map_page(
     parts.append(section("Classes", class_table(legend, report), _no_data(report)))
     if vectors:
         parts.append(section("Shapes", table(("file", "shapes"), list(vectors.items()))))
+    parts.append(section("Where it comes from", table(("what", "which"), list(lineage.items()))))
+    return page(title, subtitle, parts)
+
+
+def value_page(title: str, subtitle: str, picture: bytes, report: ValueReport, lineage: Mapping[str, str]) -> bytes:
+    """Make a self-contained page of a map of numbers; ``picture`` is PNG."""
+    named = {"mean": report.mean, "standard deviation": report.deviation, "least": report.least}
+    named["greatest"] = report.most
+    rows = [(what, "-" if value is None else value, report.unit) for what, value in named.items()]
+    parts = [figure(picture, "backscatter, and the values beside it", f"map of {title}")]
+    empty = note(_empty(report.no_data, report.pixels))
+    parts.append(section("Values", table(("what", "value", "unit"), rows), empty))
     parts.append(section("Where it comes from", table(("what", "which"), list(lineage.items()))))
     return page(title, subtitle, parts)
 
@@ -48,6 +60,9 @@ def _class_row(c: LandClass, report: MapReport, whole: int) -> str:
 
 
 def _no_data(report: MapReport) -> str:
-    share = 100 * report.no_data / max(report.no_data + sum(report.pixels.values()), 1)
     sure = "" if report.confidence is None else f" Mean confidence {100 * report.confidence:.1f} %."
-    return note(f"{report.no_data:,} pixels ({share:.1f} %) hold no measurement.{sure}")
+    return note(_empty(report.no_data, sum(report.pixels.values())) + sure)
+
+
+def _empty(no_data: int, others: int) -> str:
+    return f"{no_data:,} pixels ({100 * no_data / max(no_data + others, 1):.1f} %) hold no measurement."

@@ -90,10 +90,15 @@ def open_start(encoder: str, corpus: Corpus, say: Say) -> Start:
 
 def make_segmenter(task: Task, start: Start, run: FinetuneRun) -> tuple[Network, EncoderCard]:
     """Make the network of a seed, for any task; the head starts equal for every encoder of the same widths."""
-    torch.manual_seed(run.seed)
-    encoder, card = _random(task, run) if start.data is None else _pretrained(task, start.data, start.url, run)
+    encoder, card = make_encoder(task, start, run)
     torch.manual_seed(run.seed)
     return build(encoder, card, task_legend(task.legend, run.task), run.decoder, run.task), card
+
+
+def make_encoder(task: Task, start: Start, run: FinetuneRun) -> tuple[ResNet, EncoderCard]:
+    """Make the encoder of a seed for the bands of a task; its card says what it takes as input."""
+    torch.manual_seed(run.seed)
+    return _random(task, run) if start.data is None else _pretrained(task, start.data, start.url, run)
 
 
 def _random(task: Task, run: FinetuneRun) -> tuple[ResNet, EncoderCard]:

@@ -72,8 +72,18 @@ def _plain(spread: Mapping[str, Any]) -> str:
     return f"{spread['mean']:.5g}" + ("" if spread["std"] is None else f" ± {spread['std']:.2g}")
 
 
-def map_lines(legend: Legend, report: Any) -> Iterator[str]:
-    """Give a line for each class of a map: pixels, share, area in km2, mean confidence in per cent."""
+def map_lines(legend: Legend | None, report: Any) -> Iterator[str]:
+    """Give a line for each class of a map: pixels, share, area in km2, mean confidence in per cent.
+
+    Without a legend the map holds numbers: their statistics.
+    """
+    if legend is None:
+        named = (("mean", report.mean), ("standard deviation", report.deviation))
+        for name, value in (*named, ("least", report.least), ("greatest", report.most)):
+            yield f"{name:<20} {'-' if value is None else f'{value:.5g}':>12} {report.unit}".rstrip()
+        yield f"{'values':<20} {report.pixels:>12} px"
+        yield f"{'no data':<20} {report.no_data:>12} px"
+        return
     whole = max(sum(report.pixels.values()), 1)
     for c in legend.classes:
         area, sure = report.areas_km2.get(c.id), report.confidences.get(c.id)

@@ -6,41 +6,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.mosaic import Predict, SceneTiles, edge_weights, starts
+from finetune.mosaic import Predict, SceneTiles, weighted_sums
 from shards.tile import NO_DATA
 
 
 @dataclass(frozen=True, slots=True)
 class ValueStrip:
-    """Some finished rows of a scene: where they begin, and their values (rows, cols), NaN where no band has data."""
+    """Some finished rows of a scene: where they begin, their codes (bands, rows, cols), and their values (rows, cols).
+
+    Values are NaN where no band has data.
+    """
 
     row: int
+    codes: NDArray[np.uint16]
     values: NDArray[np.float32]
 
 
-def value_strips(predict: Predict, scene: SceneTiles, *, size: int, overlap: int) -> Iterator[ValueStrip]:
+def value_strips(
+    predict: Predict, scene: SceneTiles, *, size: int, overlap: int, batch: int = 8, margin: int = 0
+) -> Iterator[ValueStrip]:
     """Predict a scene from windows of ``size`` pixels (n, size, size) and give its rows from top to bottom.
 
-    Where windows overlap, values are averaged with weights that fall towards the edges. Memory: ``size`` rows.
+    Where windows overlap, values are averaged with weights that fall towards the edges; ``margin`` is that of
+    ``class_strips``. Memory: ``size`` rows.
     """
-    if not 0 <= overlap < size:
-        raise ValueError(f"overlap {overlap} must be at least 0 and less than the window size {size}")
-    rows, cols = scene.shape
-    tops, lefts = starts(rows, size, overlap), starts(cols, size, overlap)
-    ramp = edge_weights(size)
-    weight = ramp[:, None] * ramp[None]
-    total, share = np.zeros((2, size, max(cols, size)), np.float64)
-    for top, following in zip(tops, [*tops[1:], rows], strict=True):
-        for left in lefts:
-            codes = scene.pixels(top, left, size, size)
-            if (codes != NO_DATA).any():
-                total[:, left : left + size] += predict(codes[None])[0] * weight
-                share[:, left : left + size] += weight
-        done = following - top
-        empty = (scene.pixels(top, 0, done, cols) == NO_DATA).all(0)
-        mean = total[:done, :cols] / np.maximum(share[:done, :cols], 1e-12)
-        yield ValueStrip(top, np.where(empty, np.nan, mean).astype(np.float32))
-        for array in (total, share):
-            array[: size - done] = array[done:].copy()
-            array[max(size - done, 0) :] = 0
-        scene.forget(following)
+    cols = scene.shape[1]
+    total = np.zeros((1, size, max(cols, size)), np.float64)
+    windows = weighted_sums(
+        lambda codes: predict(codes)[:, None], scene, total, overlap=overlap, batch=batch, margin=margin
+    )
+    for top, sums, share in windows:
+        codes = scene.pixels(top, 0, len(share), cols)
+        mean = sums[0] / np.maximum(share, 1e-12)
+        yield ValueStrip(top, codes, np.where((codes == NO_DATA).all(0), np.nan, mean).astype(np.float32))

@@ -115,7 +115,8 @@ def _strips(map_path: Path) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
 def _polygons(mask: NDArray[np.bool_], top: int) -> Iterator[Any]:
     move = Affine.translation(0, top)
     found = rasterio.features.shapes(mask.astype(np.uint8), mask=mask, connectivity=4, transform=move)
-    return (shapely.polygons(shape["coordinates"][0], shape["coordinates"][1:] or None) for shape, _ in found)
+    # Not shapely.polygons, which takes the holes as one array: they need not have as many corners.
+    return (shapely.Polygon(shape["coordinates"][0], shape["coordinates"][1:]) for shape, _ in found)
 
 
 def centre_lines(map_path: Path, class_id: int, dials: VectorDials) -> Shapes:

@@ -1,5 +1,7 @@
 """The ResNet encoder with any number of input bands, and the way from stored codes to its input."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +15,8 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 STRIDES = (4, 8, 16, 32)
 """Input pixels per cell of each feature map."""
+
+_WINDOWS = [3, 3], [2, 2], [1, 1]
 
 
 def _conv3x3(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:
@@ -70,6 +74,37 @@ class FirstConv(nn.Conv2d):
         return super().forward(x)
 
 
+class MaxPool(nn.MaxPool2d):
+    """Maxima of 3x3 windows, two pixels apart; on a processor in half the time of torch, with the same numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give (N, C, H', W') of (N, C, H, W)."""
+        if x.device.type != "cpu" or not x.is_contiguous() or torch.compiler.is_compiling():
+            return super().forward(x)  # type: ignore[no-any-return]
+        return _Maxima.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Maxima(torch.autograd.Function):
+    """Torch finds maxima ten times as fast with channels innermost, and takes gradients back faster without."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        inner = x.contiguous(memory_format=torch.channels_last)
+        found, places = torch.ops.aten.max_pool2d_with_indices(inner, *_WINDOWS)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(x, places.contiguous())
+        return found.contiguous()  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        x, places = ctx.saved_tensors
+        back = torch.ops.aten.max_pool2d_with_indices_backward
+        return back(gradients[0].contiguous(), x, *_WINDOWS, [1, 1], False, places)  # type: ignore[no-any-return]
+
+
 class ResNet(nn.Module):
     """A ResNet without its classifier; parameters are named as torchvision names them.
 
@@ -84,7 +119,7 @@ class ResNet(nn.Module):
         block = BasicBlock if depth < 50 else Bottleneck
         self.conv1 = FirstConv(bands, 64, 7, stride=2, padding=3, bias=False)
         self.bn1, self.relu = nn.BatchNorm2d(64), nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = MaxPool()
         inside = 64
         for number, (width, blocks) in enumerate(zip((64, 128, 256, 512), BLOCKS[depth], strict=True), start=1):
             stage = _stage(block, inside, width, blocks, stride=1 if number == 1 else 2)

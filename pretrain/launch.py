@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from infra.allocator import keep_freed_memory
 from infra.errors import UsageError
 from infra.log import Steps, last_line
 from infra.place import find_place, rank_range
@@ -178,6 +179,8 @@ def work(job: Job, world: World, stop: threading.Event | None = None) -> Summary
     """
     if job.threads:
         torch.set_num_threads(job.threads)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     config, store = job.config, open_store(job.out)
     corpus = open_corpus(job.data, config.reading)
     check_levels(corpus, config.input)

@@ -144,4 +144,6 @@ def _joined(learner: Learner, config: LoopConfig, world: World) -> nn.Module:
     parallel = nn.parallel.DistributedDataParallel
     renamed = "forward_sync_buffers" in inspect.signature(parallel).parameters  # torch 2.13
     quiet: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-    return parallel(forward, device_ids=[world.device] if world.device.type == "cuda" else None, **quiet)
+    devices = [world.device] if world.device.type == "cuda" else None
+    # Gradients lie where they are summed over the ranks: no copy to there and back.
+    return parallel(forward, device_ids=devices, gradient_as_bucket_view=True, **quiet)

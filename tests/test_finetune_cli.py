@@ -209,7 +209,7 @@ def test_the_named_runs_are_listed_and_valid(capsys):
     from finetune.config import FinetuneRun
     from pretrain.config import resolve
 
-    assert _run(capsys, "runs") == (0, "few-labels-cpu\nuper-r50\n", "")
+    assert _run(capsys, "runs") == (0, "alos2-lulc\nfew-labels-cpu\nuper-r50\n", "")
     published = resolve(FinetuneRun, run="uper-r50", package="finetune.runs")
     assert (published.decoder.channels, published.decoder.aux_weight, published.depth) == (512, 0.4, 50)
     small = resolve(FinetuneRun, run="few-labels-cpu", package="finetune.runs")

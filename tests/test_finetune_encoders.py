@@ -7,11 +7,14 @@ import pickle
 
 import pytest
 import torch
-from labelled_corpus import SCALE
+from labelled_corpus import LEGEND, SCALE, build
 from safetensors.torch import save
 
+from finetune.card import card_text
 from finetune.config import DecoderConfig, FinetuneRun
 from finetune.encoders import PUBLISHED, read_encoder, resnet_of
+from finetune.legend import Legend
+from finetune.model import ModelCard, load_network, model_bytes
 from finetune.segmenter import Segmenter
 from finetune.vit_pyramid import SimpleFeaturePyramid, TokenMap
 from infra.errors import UsageError
@@ -236,9 +239,43 @@ def test_decoders_stand_on_transformers(make, kind):
     assert sum(float(g.abs().sum() > 0) for g in grads) > 0.8 * len(grads)
 
 
-def test_published_weights_take_the_input_of_the_run(tmp_path):
-    from labelled_corpus import build
+@pytest.mark.parametrize(
+    ("make", "kind"), [(_vit, "SimpleFeaturePyramid over ViTModel"), (_Swin, "_Swin")], ids=["vit", "swin"]
+)
+def test_models_on_transformers_are_saved_and_loaded_into_their_like(make, kind, tmp_path):
+    torch.manual_seed(0)
+    decoder = DecoderConfig(kind="unet", **TINY)
+    network = Segmenter(make(), 2, decoder, SCALE, InputSpec(bands=2)).eval()
+    encoder = EncoderCard(
+        method="random", depth=50, bands=2, input=InputSpec(bands=2), scale=SCALE, pixels_digest="",
+        manifest_digest="", run_digest="", step=0,
+    )  # fmt: skip
+    card = ModelCard(
+        encoder=encoder, encoder_url="random", legend=Legend.model_validate(LEGEND), decoder=decoder, crop_px=64,
+        pixels_digest="", manifest_digest="", run_digest="d" * 64, seed=0, trained_on=("a",), held_out=("b",),
+        scores={},
+    )  # fmt: skip
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(model_bytes(network, card))
+    again, found = load_network(str(path), make())
+    assert found == card.model_copy(update={"encoder_kind": kind})
+    codes = torch.randint(1, 65000, (1, 2, 64, 96))
+    with torch.no_grad():
+        assert torch.equal(again(codes), network(codes))
+    record = {"summary": {}, "seeds": [{"seed": 0}], "run": FinetuneRun().model_dump()}
+    text = card_text(found, record, build("memory://encoders-card").manifest)
+    assert f"SAR segmentation of pixels, {kind}, run" in text
+    assert "ResNet" not in text
+    with pytest.raises(UsageError, match=f"an encoder of the kind {kind}, whose code does not come with this project"):
+        load_network(str(path))
+    with pytest.raises(UsageError, match=f"of the kind {kind}, it cannot fill one of ResNet"):
+        load_network(str(path), random_resnet(18, 2))
+    wide = SimpleFeaturePyramid(make().trunk, 24, 16) if make is _vit else torch.nn.Module()
+    with pytest.raises(UsageError, match=r"is not a fine-tuned model|cannot fill one of Module"):
+        load_network(str(path), wide)
 
+
+def test_published_weights_take_the_input_of_the_run(tmp_path):
     from finetune.fit import make_segmenter, open_start, open_task
 
     (tmp_path / "imagenet.pth").write_bytes(torch_bytes(dict(random_resnet().state_dict())))

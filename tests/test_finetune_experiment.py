@@ -73,6 +73,48 @@ def test_the_validation_scenes_choose_and_the_test_scenes_only_test(made, capsys
     assert json.loads(out)["scores"] == record["seeds"][0]["scores"]
 
 
+def test_the_card_of_a_chosen_model_names_all_three_parts_and_what_was_tried(made):
+    from finetune.model import load_network
+
+    record = json.loads((made / "out" / "scores.json").read_text())
+    _, card = load_network(str(made / "out" / "model.safetensors"))
+    assert (card.trained_on, card.validated_on, card.held_out) == (("alpha", "gamma"), ("beta",), ("delta-held",))
+    assert card.scores == record["seeds"][0]["scores"]
+    text = (made / "out" / "model_card.md").read_text()
+    miou = record["summary"]["miou"]
+    for line in (
+        "Held out: delta-held. Mean ± sample standard deviation over 2 seeds.",
+        f"| miou | {100 * miou['mean']:.4g} ± {100 * miou['std']:.4g} % |",
+        "Chosen by miou_no_background on beta, among 2 runs:",
+        f"| {record['chosen']} (chosen) | {100 * record['tried'][record['chosen']]:.4g} % |",
+        "| alpha | sentinel-1 | VV VH | 2020-01-01T00:00:00Z | training |",
+        "| beta | sentinel-1 | VV VH | 2020-01-01T00:00:00Z | validation |",
+        "| delta-held | sentinel-1 | VV VH | 2020-01-01T00:00:00Z | held out |",
+        f"run {card.run_digest[:12]}",
+        "class weights balanced",
+        "Seeds: 0, 1. 50 % of the labels (",
+    ):
+        assert line in text, line
+    assert not list((made / "out" / "try").glob("*/model_card.md")), "a candidate was scored on what chose it"
+
+
+def test_scores_on_scenes_that_chose_the_model_come_with_a_warning(made, capsys):
+    argv = ("score", str(made / "out" / "model.safetensors"), "--data", str(made / "corpus"), "--scenes")
+    code, _, err = _run(capsys, *argv, "beta,delta-held")
+    assert code == 0
+    assert err == "finetune: warning: the model was chosen by its scores on beta: they flatter\n"
+
+
+def test_what_was_done_to_the_labels_is_kept_without_validation(made, capsys, tmp_path):
+    argv = (*SHORT, "--depth", "18", "--data", str(made / "corpus"), "--out", str(tmp_path), "--hold-out", "delta-held")
+    assert _run(capsys, *argv, "--labels", "50", "--label-seed", "3")[0] == 0
+    labels = json.loads((tmp_path / "scores.json").read_text())["data"]["labels"]
+    assert (labels["percent"], labels["seed"], labels["of_tiles"]) == (50, 3, 12)
+    text = (tmp_path / "model_card.md").read_text()
+    assert f"50 % of the labels ({labels['tiles']} of 12 tiles)." in text
+    assert "Chosen by" not in text
+
+
 def test_few_labels_nest_and_name_other_runs(made):
     data, run = str(made / "corpus"), FinetuneRun(depth=18)
     tiles = {}
@@ -115,7 +157,7 @@ def test_contours_are_scored_beside_the_classes(made, capsys):
     contours, lines = [Matched()] * 2, Matched()
     for name in ("delta-held", "alpha"):
         tiles = scene_tiles(corpus, name)
-        strips = class_strips(predictor(loaded.segmenter, torch.device("cpu")), tiles, 2, size=32, overlap=8)
+        strips = class_strips(predictor(loaded.network, torch.device("cpu")), tiles, 2, size=32, overlap=8)
         predicted = np.concatenate([s.outputs for s in strips])
         truth = scene_tiles(corpus, name).label(0, 0, *predicted.shape)
         contours = [a + b for a, b in zip(contours, boundary_match(truth, predicted, 2, 2.0), strict=True)]

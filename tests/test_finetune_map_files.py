@@ -162,6 +162,16 @@ def test_polygons_cover_exactly_the_pixels_of_their_class(tmp_path, monkeypatch)
     assert shapely.get_num_coordinates(rough).sum() < 0.5 * shapely.get_num_coordinates(large).sum()
 
 
+def test_a_polygon_may_have_holes_of_any_number_of_corners(tmp_path):
+    ids = np.full((60, 80), 4, np.uint8)
+    ids[10:20, 10:20] = 1
+    ids[30:50, 30:40] = ids[40:50, 30:60] = 1
+    _write(tmp_path / "m.tif", ids)
+    (shape,) = outlines(tmp_path / "m.tif", 4, VectorDials(simplify_px=0))
+    assert sorted(len(ring.coords) - 1 for ring in shape.interiors) == [4, 6]
+    assert shape.area == (ids == 4).sum()
+
+
 @pytest.mark.parametrize("place", [UTM, _radar(230, 170), Place()], ids=["map", "radar", "nowhere"])
 def test_polygons_as_geoparquet_lie_where_the_map_does(tmp_path, place):
     ids = np.ones((230, 170), np.uint8)

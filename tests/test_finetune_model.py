@@ -105,6 +105,14 @@ def test_models_of_the_first_format_are_read(model):
     assert logits[0, :, 3, 5].tolist() == pytest.approx([-0.2229, -0.3432], abs=2e-4)
 
 
+def test_models_of_before_validation_and_other_encoders_are_read(model):
+    plain = json.loads(card().model_dump_json())
+    del plain["validated_on"], plain["encoder_kind"]
+    _, found = model_of(save(load(model), metadata={"sarsense": json.dumps(plain)}), "old")
+    assert found == card()
+    assert (found.validated_on, found.encoder_kind) == ((), "ResNet")
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -126,7 +126,7 @@ def test_an_error_that_would_come_again_is_not_tried_again(tmp_path: Path) -> No
     assert max(starts(tmp_path).values()) == 1
 
 
-@pytest.mark.parametrize("work", [frozen_once, waits_once])
+@pytest.mark.parametrize("work", [pytest.param(frozen_once, marks=pytest.mark.soak), waits_once])
 def test_a_rank_that_hangs_is_found_and_all_start_again(work: Any, tmp_path: Path) -> None:
     assert run(work, tmp_path, timeout_s=10)
     assert starts(tmp_path) == {0: 2, 1: 2}

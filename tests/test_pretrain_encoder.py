@@ -9,7 +9,7 @@ import torch
 from infra.errors import UsageError
 from infra.store import open_store
 from pretrain.config import InputSpec
-from pretrain.encoder import ResNet, adapt_bands, match_bands, to_grey, to_input
+from pretrain.encoder import MaxPool, ResNet, adapt_bands, match_bands, to_grey, to_input
 from pretrain.export import EncoderCard, encoder_bytes, load_encoder, load_weights, save_encoder
 from shards.tile import DbScale
 
@@ -55,6 +55,22 @@ def test_encoder_equals_the_one_of_transformers():
     expected = other(x, output_hidden_states=True).hidden_states[1:]
     for found, wanted in zip(ours(x), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(17, 12), (48, 48)])
+def test_pooling_gives_the_numbers_and_gradients_of_torch(size: tuple[int, int]):
+    values = (2 * torch.randn(2, 8, *size, generator=torch.Generator().manual_seed(0))).round()  # many are equal
+    values[0, 0, 3, 3] = torch.nan
+    plain, ours = (values.clone().requires_grad_() for _ in range(2))
+    expected, found = torch.nn.functional.max_pool2d(plain, 3, 2, 1), MaxPool()(ours)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    expected.backward(weights)
+    found.backward(weights)
+    assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))
+    assert torch.equal(ours.grad, plain.grad)
+    assert found.is_contiguous()
+    with torch.no_grad():
+        assert torch.equal(MaxPool()(values).nan_to_num(9), expected.nan_to_num(9))
 
 
 def _transformers_name(name: str) -> str:

@@ -211,9 +211,14 @@ def test_operations_of_a_step_are_counted():
     assert rates["mfu"] == rates["tflops"]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own compiler
-@pytest.mark.parametrize("dial", [{"compile": True}, {"memory_format": "channels_last"}])
+@pytest.mark.parametrize(
+    "dial",
+    [
+        pytest.param({"compile": True}, marks=pytest.mark.soak),
+        pytest.param({"memory_format": "channels_last"}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_faster_form_of_the_network_learns_the_same(tmp_path: Path, dial: dict[str, Any]):
     # At 32 px batch norm of the last map sees few values, and a rounding grows to a third of the loss in three steps.
     views, optim = ViewConfig(size_px=96, min_box_px=16, boxes=4), Optim(lr=1e-4, lr_batch=None)

@@ -178,8 +178,8 @@ def under_fire(cluster: LocalCluster, folder: Path, steps: int, kinds: Sequence[
     assert all(fault["found_s"] < 30 and fault["trained_s"] - fault["found_s"] < 60 for fault in run.faults)  # type: ignore[operator]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_a_killed_and_a_frozen_rank_change_nothing(cluster: LocalCluster, tmp_path: Path) -> None:
     under_fire(cluster, tmp_path, steps=90, kinds=("SIGKILL", "SIGSTOP"), seed=1)
 
