@@ -5,12 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from finetune.bench_plan import make_plan
+from finetune.bench_tables import COMPARED
 from finetune.bench_units import FORMAT, Bench, Job, Plan, Unit
 from finetune.bench_work import do_job, put_failure, read_units
+from finetune.legend import Legend
+from finetune.metrics import scores
 from finetune.start import Say
 from finetune.statistics import Line, Run, runs_csv, table, table_csv
-from finetune.tasks import HEADLINES
+from finetune.targets import task_legend
 from infra.errors import ResourceError, UsageError
 from infra.log import Steps
 from infra.store import StoreError, open_store
@@ -38,6 +43,8 @@ def run_bench(
     With one worker and no address everything happens in this process; else in tasks of one CPU each on Ray. A unit
     that fails is noted, and the others go on. Raises UsageError for what cannot be at all.
     """
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: expected 1 or more")
     if (address or workers > 1) and bench.out.startswith("memory:"):
         raise UsageError(f"--out {bench.out}: workers are other processes and do not share memory; give a folder or S3")
     if (address or workers > 1) and device == "cuda":
@@ -69,8 +76,12 @@ class _Count:
 
 
 def missing(jobs: Sequence[Job], there: Records) -> list[Job]:
-    """Leave out what is done."""
-    left = [replace(job, units=tuple(u for u in job.units if u.digest not in there)) for job in jobs]
+    """Leave out what is done, and what another job does: the same weights may stand under two names."""
+    taken, left = set(there), list[Job]()
+    for job in jobs:
+        units = {u.digest: u for u in job.units if u.digest not in taken}
+        taken |= units.keys()
+        left.append(replace(job, units=tuple(units.values())))
     return [job for job in left if job.units]
 
 
@@ -105,11 +116,11 @@ def finish(plan: Plan, failed: Mapping[str, str], done: int) -> Outcome:
     """Put tables and page of what is there."""
     from finetune.bench_report import make_page
 
-    store = open_store(plan.bench.out)
+    store, task = open_store(plan.bench.out), plan.bench.run.task
     records = read_units(store, plan.units)
-    runs = [run_of(unit, records[unit.digest]) for unit in plan.units if unit.digest in records]
-    headlines = HEADLINES[plan.bench.run.task.kind]
-    tables = {metric: table(runs, metric, reference=plan.bench.reference) for metric in headlines}
+    legends = {n: task_legend(Legend.model_validate(facts["legend"]), task) for n, facts in plan.data.items()}
+    runs = [run_of(unit, records[unit.digest], legends[unit.data]) for unit in plan.units if unit.digest in records]
+    tables = {metric: table(runs, metric, reference=plan.bench.reference) for metric in COMPARED[task.kind]}
     lines = [line for found in tables.values() for line in found]
     store.put("runs.csv", runs_csv(runs).encode())
     store.put("table.csv", table_csv(lines).encode())
@@ -117,9 +128,12 @@ def finish(plan: Plan, failed: Mapping[str, str], done: int) -> Outcome:
     return Outcome(plan, runs, lines, failed, done)
 
 
-def run_of(unit: Unit, record: Mapping[str, Any]) -> Run:
-    """Give a unit's result as a run of the statistics."""
-    return Run(unit.encoder, unit.data, unit.fraction, unit.seed, record["metrics"], unit.fold, unit.task)
+def run_of(unit: Unit, record: Mapping[str, Any], legend: Legend) -> Run:
+    """Give a unit's result as a run of the statistics; what a confusion matrix says is worked out anew."""
+    matrix, metrics = record["matrix"], dict(record["metrics"])
+    if matrix is not None:
+        metrics |= scores(np.array(matrix), legend).flat()
+    return Run(unit.encoder, unit.data, unit.fraction, unit.seed, metrics, unit.fold, unit.task)
 
 
 def described(plan: Plan) -> dict[str, Any]:

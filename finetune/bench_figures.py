@@ -1,7 +1,7 @@
 """The drawings of an evaluation: curves over label fractions, features on a plane, confusion matrices, error maps."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,11 @@ def curves(lines: Sequence[Line], colour: Mapping[str, str]) -> bytes:
     plot.supxlabel("per cent of the training labels", fontsize=8)
     metric = lines[0].metric
     plot.supylabel(metric if scale(metric) == 1 else f"{metric}, %", fontsize=8)
-    handles, names = axes[0].get_legend_handles_labels()
-    plot.legend(handles, names, loc="outside upper center", ncols=min(6, max(1, len(names))), fontsize=8, frameon=False)
+    marks = _marks(axes)
+    plot.legend(
+        marks.values(), marks.keys(), loc="outside upper center", ncols=min(6, max(1, len(marks))), fontsize=8,
+        frameon=False,
+    )  # fmt: skip
     return png_of(plot)
 
 
@@ -70,6 +73,11 @@ def _curve(ax: Any, lines: Sequence[Line], name: str, colour: str) -> None:
         ax.fill_between([at for at, _ in known], low, high, color=colour, alpha=0.18, lw=0)
     elif known:
         ax.vlines([known[0][0]], low, high, color=colour, alpha=0.6, lw=1.5)
+
+
+def _marks(axes: Iterable[Any]) -> dict[str, Any]:
+    """Give what stands in the legend of any panel: names with their marks."""
+    return dict(pair for ax in axes for pair in zip(*reversed(ax.get_legend_handles_labels()), strict=True))
 
 
 def planes(found: Sequence[tuple[str, Mapping[str, Any]]], legend: Legend) -> bytes:
@@ -93,7 +101,7 @@ def planes(found: Sequence[tuple[str, Mapping[str, Any]]], legend: Legend) -> by
         ax.set_yticks([])
     for ax in axes[len(found) :]:
         ax.axis("off")
-    marks = dict(pair for ax in axes for pair in zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    marks = _marks(axes)
     plot.legend(
         marks.values(), marks.keys(), loc="outside lower center", ncols=min(8, max(1, len(marks))), fontsize=8,
         frameon=False, markerscale=2,

@@ -17,6 +17,7 @@ from finetune.legend import IGNORED, Legend
 from finetune.predict import scene_tiles
 from finetune.start import Task
 from finetune.targets import tile_class
+from infra.errors import UsageError
 from pretrain.encoder import STRIDES, to_input
 from pretrain.export import EncoderCard
 from pretrain.knn import nearest_classes
@@ -97,7 +98,8 @@ def held_out_images(task: Task, cell_px: int, config: TaskConfig) -> Images:
         name, *window = windows[n]
         scene = scenes[name]
         image = make_image(scene.pixels(*window), scene.label(*window), cell_px, task.legend, config)
-        scene.forget(window[0])
+        for other in scenes.values():
+            other.forget(window[0] if other is scene else other.shape[0])
         return image
 
     return Images(len(windows), load)
@@ -156,12 +158,16 @@ def calibrated(encoder: Calibrated, inputs: Iterable[Tensor]) -> Calibrated:
 
 
 def calibration_batches(images: Images, card: EncoderCard, device: torch.device, batch: int = 8) -> Iterator[Tensor]:
-    """Give inputs of images chosen evenly, in batches of equal shapes."""
+    """Give inputs of images chosen evenly, in batches of equal shapes.
+
+    A lone image that is one cell of the last stage is left out: batch norm has no variance of one value.
+    """
     chosen = np.unique(np.linspace(0, images.count - 1, min(images.count, CALIBRATION_IMAGES)).astype(np.int64))
     loaded = (images.load(int(n)).codes for n in chosen)
     for _, same in itertools.groupby(loaded, key=lambda codes: codes.shape):
         while group := list(itertools.islice(same, batch)):
-            yield _input(np.stack(group), card, device)
+            if len(group) > 1 or max(group[0].shape[1:]) > WHOLE:
+                yield _input(np.stack(group), card, device)
 
 
 def _input(codes: NDArray[np.uint16], card: EncoderCard, device: torch.device) -> Tensor:
@@ -172,7 +178,10 @@ def _input(codes: NDArray[np.uint16], card: EncoderCard, device: torch.device) -
 def features(
     encoder: Encoder, card: EncoderCard, images: Images, cells: Cells, stages: Sequence[int], device: torch.device
 ) -> dict[int, Tensor]:
-    """Give the features (cells, channels) of each stage on the device; only images with such cells are read."""
+    """Give the features (cells, channels) of each stage on the device; only images with such cells are read.
+
+    Raises UsageError where they are infinite or undefined: neighbours would find some class all the same.
+    """
     found: dict[int, list[Tensor]] = {stage: [] for stage in stages}
     numbers, first = np.unique(cells.image, return_index=True)
     for number, places in zip(numbers, np.split(cells.place, first[1:]), strict=True):
@@ -181,7 +190,10 @@ def features(
         for stage in stages:
             grid = to_grid(maps[stage - 1], (image.classes.shape[0], image.classes.shape[1]))
             found[stage].append(grid[0].flatten(1).t()[torch.from_numpy(places).to(device)])
-    return {stage: torch.cat(parts) for stage, parts in found.items()}
+    whole = {stage: torch.cat(found.pop(stage)) for stage in stages}
+    if wrong := [str(stage) for stage, x in whole.items() if not bool(torch.isfinite(x).all())]:
+        raise UsageError(f"features of stage {', '.join(wrong)} are infinite or undefined: the weights are damaged")
+    return whole
 
 
 def to_grid(features: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -240,4 +252,6 @@ def plane(known: Tensor, points: Tensor) -> tuple[NDArray[np.float64], Mapping[s
     # The sign of a direction means nothing: let the largest part point up.
     signs = torch.sign(directions[:2].gather(1, directions[:2].abs().argmax(1, keepdim=True)))
     placed = (z @ (directions[:2] * signs).t()).cpu().numpy()
+    if placed.shape[1] < 2:  # a single point has no second direction
+        placed = np.pad(placed, ((0, 0), (0, 1)))
     return placed, {"first": float(share[0]), "second": float(share[1]) if len(share) > 1 else 0.0}

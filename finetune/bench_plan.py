@@ -11,7 +11,7 @@ from finetune.config import FinetuneRun
 from finetune.experiment import Experiment, open_experiment
 from finetune.legend import read_legend
 from finetune.predict import labelled_scenes
-from finetune.splits import SameGround
+from finetune.splits import SameGround, ids_of
 from finetune.start import RANDOM, Say, Task, open_start
 from infra.errors import SarsenseError, UsageError
 from infra.record import digest
@@ -45,7 +45,7 @@ def make_plan(bench: Bench, device: str, say: Say) -> Plan:
         }
         starts = _starts(bench, data, corpus, plan, say)
         for encoder in bench.encoders:
-            _add(plan, setting, data, encoder, made, starts[encoder.name])
+            _add(plan, setting, data, encoder, folds, made, starts[encoder.name])
     for line in _depths(plan):
         say(f"warning: {line}")
     plan.units.sort(key=_place(bench))
@@ -80,8 +80,12 @@ def _check(bench: Bench) -> None:
     if wrong := [use for use in bench.uses if use not in USES[kind]]:
         known = ", ".join(USES[kind]) or "none: give segmentation, classification, multilabel or regression"
         raise UsageError(f"--use {','.join(wrong)} does not apply to the task {kind}; what applies: {known}")
-    if not set(bench.probing.stages) <= {1, 2, 3, 4}:
+    if not bench.uses:
+        raise UsageError(f"--use is empty: expected some of {','.join(USES[kind])}")
+    if not bench.probing.stages or not set(bench.probing.stages) <= {1, 2, 3, 4}:
         raise UsageError(f"--stages {','.join(map(str, bench.probing.stages))}: expected some of 1,2,3,4")
+    if bench.probing.most_cells < 1:
+        raise UsageError(f"--cells {bench.probing.most_cells}: expected 1 or more")
     if bench.probing.cell_px not in (4, 8, 16, 32):
         raise UsageError(f"--cell {bench.probing.cell_px}: expected 4, 8, 16 or 32 pixels")
     if bench.reference not in [one.name for one in bench.encoders]:
@@ -92,7 +96,7 @@ def _check(bench: Bench) -> None:
 def _folds(bench: Bench, data: Named, corpus: Corpus) -> list[Fold]:
     """Deal the labelled scenes, sorted by name, in turn to the folds that are used."""
     if bench.hold_out:
-        return [Fold("held-out", bench.hold_out)]
+        return [Fold("held-out", ids_of(bench.hold_out))]
     scenes = labelled_scenes(corpus)
     if len(scenes) < bench.folds:
         raise UsageError(
@@ -135,6 +139,8 @@ def _starts(
                 heard: list[str] = []
                 by_url[url] = _open(url, corpus, bench.run, heard.append)
                 notes.extend(f"{encoder.name}: {line}" for line in heard)
+                for line in heard:
+                    say(f"{line} ({encoder.name} on {data.name})")
                 if isinstance(by_url[url], SarsenseError):
                     say(f"warning: {encoder.name} on {data.name}: {by_url[url]}")
             start = by_url[url]
@@ -169,11 +175,13 @@ def _add(
     setting: Setting,
     data: Named,
     encoder: Named,
+    folds: Iterable[Fold],
     made: Mapping[str, Experiment],
     starts: Mapping[int, Known | SarsenseError],
 ) -> None:
     """Add the units and jobs of one encoder on one data set."""
     bench, manifest = plan.bench, str(plan.data[data.name]["manifest"])
+    held_out = {fold.name: fold.held_out for fold in folds}
     together: dict[tuple[Any, ...], list[Unit]] = {}
     for seed, fold in _draws(bench, made):
         start, task = starts[seed], made[fold].task
@@ -192,8 +200,7 @@ def _add(
             shared = (seed, fraction) if use == FINETUNE else (seed if url == RANDOM else -1,)
             together.setdefault((use == FINETUNE, fold, url, known, *shared), []).append(unit)
     for (_, fold, url, known, *_), units in together.items():
-        held_out = bench.hold_out or ",".join(plan.data[data.name]["folds"][fold])
-        plan.jobs.append(Job(setting, data.url, manifest, held_out, url, known, tuple(units)))
+        plan.jobs.append(Job(setting, data.url, manifest, held_out[fold], url, known, tuple(units)))
 
 
 def _draws(bench: Bench, folds: Iterable[str]) -> Iterator[tuple[int, str]]:

@@ -54,8 +54,9 @@ def meaning(plan: Plan) -> Iterator[str]:
         " and strengths and neighbours were fixed beforehand."
     )
     yield (
-        "A share of the labels is drawn by the seed, by whole tiles, so that every class stays and a smaller share lies"
-        " within a larger one. All encoders get the same folds, tiles and seeds: differences are taken run by run."
+        "A share of the labels is drawn by the seed, by whole tiles, so that every class keeps some pixels and a"
+        " smaller share lies within a larger one. All encoders get the same folds, tiles and seeds: differences are"
+        " taken run by run."
     )
     if set(bench.uses) - {FINETUNE}:
         yield (
@@ -69,6 +70,14 @@ def meaning(plan: Plan) -> Iterator[str]:
         )
     if FINETUNE in bench.uses:
         yield "finetune trains everything and scores whole held-out scenes; its numbers are of pixels, not of cells."
+    if bench.run.task.kind in ("segmentation", "classification"):
+        yield (
+            "Means over classes (mIoU, mF1) run over those that occur in the truth or the prediction of a run. A class"
+            " that is neither there nor found is left out; one that is found but not there, or there but not found,"
+            " counts 0: in a fold without a rare class, one wrong pixel of it costs its whole share of the mean."
+        )
+    if bench.run.task.kind == "regression":
+        yield "rmse: less is better, a difference below 0 is a gain. r2: more is better."
     yield (
         "Bars and bands are 95 % intervals of the mean over seeds and folds (bootstrap, BCa), ± is the standard"
         " deviation. Differences to the reference are paired; p is of Student's t, Holm's correction is over all lines"

@@ -8,10 +8,13 @@ from finetune.tasks import HEADLINES
 
 UNSCALED = ("rmse", "r2", "mae")
 
+COMPARED = {kind: (("miou_present",) if "miou" in names else ()) + names for kind, names in HEADLINES.items()}
+"""The scores of the tables by task. Folds lack classes, and a wrong pixel of one that lacks must not cost a class."""
+
 
 def bench_lines(plan: Plan, lines: Sequence[Line]) -> Iterator[str]:
     """Give a compact table of the first headline score, at most 80 columns wide."""
-    metric = HEADLINES[plan.bench.run.task.kind][0]
+    metric = COMPARED[plan.bench.run.task.kind][0]
     shown = [line for line in lines if line.metric == metric]
     unit = "" if metric in UNSCALED else " (%)"
     width = max([7, *(len(line.encoder[:22]) for line in shown)])

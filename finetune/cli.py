@@ -136,7 +136,7 @@ def score(
     data
         Corpus with labels, made by the same recipe as the model's.
     scenes
-        Scene ids separated by commas, a file of ids, or @TAG.
+        Scene ids separated by commas, a file of ids, or @TAG (of a scene in several parts, the tagged tiles).
     boundary
         Score contours, too: the boundary F1 within so many pixels.
     lines
@@ -151,23 +151,21 @@ def score(
     from finetune.legend import read_legend
     from finetune.metrics import over_seeds
     from finetune.model import load_network
-    from finetune.scene_scores import ContourDials, score_model
-    from finetune.splits import scenes_of
+    from finetune.scene_scores import ContourDials, score_model, seen_before
+    from finetune.splits import named_part, scenes_of
     from finetune.tables import score_lines
     from infra.world import current
     from shards.reader import Corpus
 
     network, card = load_network(model)
-    corpus = Corpus.open(data)
-    names = scenes_of(corpus, scenes)
+    whole = Corpus.open(data)
+    names, corpus = scenes_of(whole, scenes), named_part(whole, scenes)
     legend = read_legend(corpus.manifest.legend, data)
     dials = ContourDials(boundary, lines, buffer)
     overall, by_scene = score_model(network, card, model, corpus, legend, names, dials, current(device).device)
     pixels = overall.pop("pixels", None)
-    if seen := sorted(set(names) & set(card.trained_on)):
-        _note(f"warning: the model learned from {', '.join(seen)}: these scores say nothing about new scenes")
-    if seen := sorted(set(names) & set(card.validated_on)):
-        _note(f"warning: the model was chosen by its scores on {', '.join(seen)}: they flatter")
+    for line in seen_before(card, names, whole=corpus is whole):
+        _note(line)
     if as_json:
         say(json.dumps({"scores": overall, "scenes": by_scene}, indent=1))
         return

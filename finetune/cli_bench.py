@@ -79,7 +79,7 @@ def bench(
     cells
         Most cells that teach a probe, and that score it.
     keep_models
-        Keep the fine-tuned models under models/.
+        Keep the models that are fine-tuned now under models/; what was done before is not done again for it.
     ray_address
         Ray cluster to work on, one CPU for each task.
     workers

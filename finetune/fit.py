@@ -138,6 +138,10 @@ def identity_of(task: Task, start: Start, run: FinetuneRun) -> dict[str, Any]:
         "manifest": task.corpus.manifest.digest,
         "held_out": list(task.held_out),
     }
+    used = {*task.train, *task.held_out}
+    # Where scenes choose a model, those of the test stand in neither part, and what teaches depends on them.
+    if left_out := [name for name in labelled_scenes(task.corpus) if name not in used]:
+        identity["left_out"] = left_out
     return identity if task.tiles is None else {**identity, "tiles": sha256(task.tiles.astype("<i8").tobytes())}
 
 

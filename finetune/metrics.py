@@ -40,8 +40,9 @@ class ClassScores:
 class Scores:
     """All scores of one confusion matrix, 0..1 (kappa -1..1).
 
-    Means run over the classes that occur in truth or prediction. ``*_no_background`` leave the legend's background
-    class out of the mean: an easy extra class lifts a mean by points, so both are given.
+    Means run over the classes that occur in truth or prediction; ``miou_present`` over those of the truth alone, since
+    one wrong pixel of a class that is not there lowers the other by a whole class. ``*_no_background`` leave the
+    legend's background class out of the mean: an easy extra class lifts a mean by points, so both are given.
     """
 
     classes: tuple[ClassScores, ...]
@@ -49,6 +50,7 @@ class Scores:
     kappa: float
     miou: float
     miou_no_background: float
+    miou_present: float
     mf1: float
     mf1_no_background: float
     pixels: int
@@ -57,7 +59,7 @@ class Scores:
         """Give every number under one name, ``f1/water`` or ``miou``; what is undefined is None."""
         numbers = {
             name: getattr(self, name)
-            for name in ("oa", "kappa", "miou", "miou_no_background", "mf1", "mf1_no_background")
+            for name in ("oa", "kappa", "miou", "miou_no_background", "miou_present", "mf1", "mf1_no_background")
         }
         for kind in ("precision", "recall", "f1", "iou"):
             numbers |= {f"{kind}/{c.name}": getattr(c, kind) for c in self.classes}
@@ -84,6 +86,7 @@ def scores(matrix: NDArray[np.int64], legend: Legend) -> Scores:
         kappa=_kappa(hit, truth, predicted, total),
         miou=_mean(iou),
         miou_no_background=_mean(iou[keep]),
+        miou_present=_mean(iou[truth > 0]),
         mf1=_mean(f1),
         mf1_no_background=_mean(f1[keep]),
         pixels=int(total),

@@ -139,3 +139,19 @@ def score_model(
         raise UsageError(f"a model of the task {card.task.kind} draws no contours: leave out --boundary and --lines")
     overall, by_scene = Scorer(network, card.task, card.legend, legend, card.crop_px, device).score(scenes)
     return overall.flat(), {name: result.flat() for name, result in by_scene.items()}
+
+
+def seen_before(card: ModelCard, names: Sequence[str], *, whole: bool) -> Iterator[str]:
+    """Say which scenes the model knows already; ``whole``: every tile of them is scored.
+
+    The card names parts of a scene as ``<scene>@<part>`` (see ``finetune.splits``).
+    """
+    for known, part, words in (
+        (card.trained_on, "train", "the model learned from {}: these scores say nothing about new scenes"),
+        (card.validated_on, "validate", "the model was chosen by its scores on {}: they flatter"),
+    ):
+        parts = {one.removesuffix(f"@{part}") for one in known if one.endswith(f"@{part}")}
+        if seen := sorted(set(names) & (parts | set(known) if whole else set(known))):
+            yield "warning: " + words.format(", ".join(seen))
+        elif seen := sorted(set(names) & parts):
+            yield f"the {part} part of the model has tiles of {', '.join(seen)}, too: they must not be among these"

@@ -25,6 +25,8 @@ SameGround = Literal["refuse", "drop", "keep"]
 Chosen = NDArray[np.bool_]
 PARTS = ("train", "validate", "test")
 
+_LISTS = (".txt", ".csv")
+
 LEAST_SHARE = 0.01
 """Tiles share ground where this share of the smaller one overlaps: neighbours touch by a pixel's breadth."""
 
@@ -90,9 +92,21 @@ def scenes_of(corpus: Corpus, text: str) -> list[str]:
     return _scenes(corpus, chosen)
 
 
+def named_part(corpus: Corpus, text: str) -> Corpus:
+    """Give the corpus without those tiles of the named scenes that are not named: of a version by bands, its bands."""
+    chosen = named_tiles(corpus, text)
+    others = _of_scenes(corpus, _scenes(corpus, chosen)) & ~chosen
+    return only(corpus, ~others, "naming", {"tiles": int(chosen.sum())}) if others.any() else corpus
+
+
+def ids_of(text: str) -> str:
+    """Write out files of ids in what ``named_tiles`` takes, for workers that do not see those files."""
+    return ",".join(one for part in text.split(",") if part.strip() for one in _ids(part.strip()))
+
+
 def _ids(name: str) -> list[str]:
     path = Path(name)
-    if path.suffix not in (".txt", ".csv") or not path.is_file():
+    if path.suffix not in _LISTS or not path.is_file():
         return [name]
     with path.open(newline="") as file:
         return [row[0].strip() for row in csv.reader(file) if row and row[0].strip() and not row[0].startswith("#")]
@@ -115,7 +129,8 @@ def _of_scenes(corpus: Corpus, names: Sequence[str]) -> Chosen:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             guess = f" (did you mean {close[0]}?)" if close else ""
-            raise UsageError(f"no scene {name!r} in the corpus{guess}; it has {_listed(known)}")
+            there = "file, and no scene" if Path(name).suffix in _LISTS else "scene"
+            raise UsageError(f"no {there} {name!r} in the corpus{guess}; it has {_listed(known)}")
     chosen: Chosen = pc.is_in(corpus.table["scene"], pa.array(names, pa.string())).to_numpy(zero_copy_only=False)
     return chosen
 

@@ -10,6 +10,7 @@ _PERCENT = (
     ("kappa", "kappa"),
     ("mIoU", "miou"),
     ("mIoU without background", "miou_no_background"),
+    ("mIoU of present classes", "miou_present"),
     ("mean F1", "mf1"),
     ("mean F1 without background", "mf1_no_background"),
     ("mean boundary F1", "boundary_f1"),

@@ -4,7 +4,8 @@ import ctypes
 import os
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_LARGE = 2**30
+_LARGE, _LARGE_BEFORE = 2**30, 2**25
+"""What counts as large from now on, and the most that older glibc takes."""
 
 
 def keep_freed_memory() -> bool:
@@ -18,4 +19,5 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if chosen or mallopt is None:
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_TRIM_THRESHOLD, _LARGE))
+    moved = mallopt(_MMAP_THRESHOLD, _LARGE) or mallopt(_MMAP_THRESHOLD, _LARGE_BEFORE)
+    return bool(moved) and bool(mallopt(_TRIM_THRESHOLD, _LARGE))

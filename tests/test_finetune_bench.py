@@ -27,7 +27,8 @@ from infra.errors import UsageError
 from infra.store import open_store
 from pretrain.config import InputSpec
 from pretrain.encoder import ResNet
-from pretrain.export import EncoderCard, encoder_bytes
+from pretrain.export import EncoderCard, encoder_bytes, encoder_of
+from shards.reader import Corpus
 
 DIALS = ("--run", "few-labels-cpu", "--crop.size", "32", "--decoder.channels", "8", "--decoder.aux-weight", "0")
 SHORT = (*DIALS, "--steps", "1", "--batch", "2", "--device", "cpu")
@@ -114,7 +115,7 @@ def test_a_bad_encoder_fails_alone_and_the_others_stand_in_the_tables(made):
     assert len(list((made.out / "failed").iterdir())) == 6
     assert max(map(len, made.stdout.splitlines()[:-3])) <= 80
     table = (made.out / "table.csv").read_text().splitlines()
-    assert len(table) == 1 + 2 * 3 * 2, "two scores, three uses, two encoders"
+    assert len(table) == 1 + 3 * 3 * 2, "three scores, three uses, two encoders"
     assert not list((made.out / "work").iterdir()), "checkpoints go when a unit is done"
 
 
@@ -194,7 +195,7 @@ def test_the_page_carries_everything_itself(made):
     for words in ("Encoders side by side", "water: scores", "water: confusion", "ours, finetune: pixels of 2 runs",
                   "alpha: backscatter", "ours: prediction, and errors", "Held-out cells of stage 2"):  # fmt: skip
         assert words in text, words
-    assert text.count("data:image/png;base64,") == 2 + 2 + 2 + 1, "curves, scene and truth, a map each, features"
+    assert text.count("data:image/png;base64,") == 3 + 2 + 2 + 1, "curves, scene and truth, a map each, features"
 
 
 def test_scenes_are_dealt_in_turn(folder):
@@ -213,6 +214,21 @@ def test_scenes_are_dealt_in_turn(folder):
     ]  # fmt: skip
 
 
+def test_a_file_of_ids_is_read_once_and_travels_as_ids(folder, tmp_path):
+    (tmp_path / "held.txt").write_text("gamma,chosen by hand\nbeta\n")
+    plan = make_plan(_bench(folder, hold_out=f"{tmp_path}/held.txt"), "cpu", **QUIET)
+    assert {job.held_out for job in plan.jobs} == {"gamma,beta"}
+    same = make_plan(_bench(folder, hold_out="beta,gamma"), "cpu", **QUIET)
+    assert [u.digest for u in plan.units] == [u.digest for u in same.units]
+
+
+def test_the_same_weights_under_two_names_are_done_once(folder):
+    twice = tuple(Named(name, f"{folder}/ours-0.safetensors") for name in ("one", "two"))
+    found = run_bench(_bench(folder, out="memory://bench-twice", encoders=twice, reference="one", hold_out="beta"))
+    assert (len(found.plan.units), found.done) == (8, 4)
+    assert {line.encoder: line.versus and line.versus.difference for line in found.lines} == {"one": None, "two": 0.0}
+
+
 def test_random_weights_of_another_depth_are_told(folder):
     said: list[str] = []
     plan = make_plan(_bench(folder, run=_bench(folder).run.model_copy(update={"depth": 34})), "cpu", said.append)
@@ -220,6 +236,18 @@ def test_random_weights_of_another_depth_are_told(folder):
         "warning: random is a ResNet-34, but ours is a ResNet-18: --depth makes random weights of equal depth"
     ]
     assert [facts["depth"] for facts in plan.encoders.values()] == [34, 18]
+
+
+def test_an_encoder_that_has_seen_the_corpus_is_told(folder, tmp_path):
+    network, card = encoder_of((folder / "ours-0.safetensors").read_bytes(), "ours")
+    card = card.model_copy(update={"manifest_digest": Corpus.open(f"{folder}/corpus").manifest.digest})
+    (tmp_path / "seen.safetensors").write_bytes(encoder_bytes(network, card))
+    said: list[str] = []
+    asked = {"encoders": (Named("seen", f"{tmp_path}/seen.safetensors"),), "reference": "seen"}
+    plan = make_plan(_bench(folder, **asked), "cpu", said.append)
+    assert len(said) == 1
+    assert said[0].endswith("held-out scenes included: scores will flatter (seen on water)")
+    assert plan.data["water"]["notes"] == [f"seen: {said[0].removesuffix(' (seen on water)')}"]
 
 
 def test_whole_tiles_are_probed_too(folder):
@@ -231,6 +259,7 @@ def test_whole_tiles_are_probed_too(folder):
     }
     tiles = [r["cells"]["scored"] for r in _records("memory://bench-tiles").values()]
     assert tiles == [4] * 4, "the held-out scene has 2 x 2 tiles"
+    assert b"costs its whole share of the mean" in open_store("memory://bench-tiles").get("bench.html")
     assert all(line.metric in ("oa", "mf1") for line in found.lines)
 
 
@@ -255,7 +284,11 @@ def test_what_cannot_be_is_refused_in_one_line(folder, tmp_path, capsys):
         ((*_argv(folder, tmp_path / "o"), "--folds", "5"), "4 labelled scenes, too few for 5 folds"),
         ((*_argv(folder, tmp_path / "o"), "--use", "knn,guess"), "--use guess does not apply"),
         ((*_argv(folder, tmp_path / "o"), "--stages", "5"), "expected some of 1,2,3,4"),
+        ((*_argv(folder, tmp_path / "o"), "--stages", ","), "expected some of 1,2,3,4"),
+        ((*_argv(folder, tmp_path / "o"), "--use", ","), "--use is empty: expected some of knn,linear,finetune"),
         ((*_argv(folder, tmp_path / "o"), "--cell", "20"), "expected 4, 8, 16 or 32"),
+        ((*_argv(folder, tmp_path / "o"), "--cells", "-5"), "--cells -5: expected 1 or more"),
+        ((*_argv(folder, tmp_path / "o"), "--workers", "0"), "--workers 0: expected 1 or more"),
         ((*_argv(folder, tmp_path / "o"), "--reference", "theirs"), "there are random, ours"),
         ((*_argv(folder, tmp_path / "o"), "--fractions", "0"), "no share of labels"),
         (_argv(folder, tmp_path / "o", "ours=random"), "name ours is given twice"),

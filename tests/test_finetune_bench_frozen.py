@@ -1,11 +1,13 @@
 """Frozen features: cells, probes beside scikit-learn, and the plane that the page shows."""
 
+import gc
 import io
 
 import numpy as np
 import pytest
 import torch
-from labelled_corpus import LEGEND, SCALE, SCENES, build
+from labelled_corpus import LEGEND, SCALE, SCENES, Scene, build
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -13,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from small_encoder import SmallEncoder
 
+from finetune.bench_figures import _marks, planes
 from finetune.bench_frozen import (
     Cells,
     Images,
@@ -32,10 +35,12 @@ from finetune.bench_pictures import ERROR_COLOURS, Maps, errors, most_mixed, pai
 from finetune.config import FinetuneRun, TaskConfig
 from finetune.experiment import open_experiment
 from finetune.legend import read_legend
+from infra.errors import UsageError
 from pretrain.config import InputSpec
-from pretrain.encoder import to_input
+from pretrain.encoder import ResNet, to_input
 from pretrain.export import EncoderCard
 from pretrain.probe import majority
+from shards.tile import Tile
 
 CARD = EncoderCard(
     method="random", depth=18, bands=2, input=InputSpec(bands=2), scale=SCALE, pixels_digest="", manifest_digest="",
@@ -98,6 +103,13 @@ def test_the_plane_is_that_of_principal_components(points):
     np.testing.assert_allclose(np.abs(found), np.abs(wanted), atol=1e-4)
 
 
+def test_a_single_point_has_a_plane_too(points):
+    found, shares = plane(torch.tensor(points[0]), torch.tensor(points[2][:1]))
+    assert found.tolist() == [[0, 0]]
+    picture = planes([("x", {"points": found, "classes": [1], "shares": shares})], read_legend(LEGEND, "c"))
+    assert picture.startswith(b"\x89PNG")
+
+
 def test_maps_of_all_stages_come_to_one_grid():
     fine = torch.arange(16.0).view(1, 1, 4, 4)
     assert to_grid(fine, (2, 2)).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
@@ -131,6 +143,23 @@ def test_held_out_cells_are_every_labelled_cell_once(task):
     assert len(found) == wanted > 80
     tiles = Cells.of(held_out_images(task, 16, TaskConfig(kind="classification")))
     assert len(tiles) == len(task.corpus.select(scenes=task.held_out))
+
+
+def test_tiles_of_held_out_scenes_are_let_go():
+    scenes = tuple(Scene(f"s{n}", n, (128, 128)) for n in range(1, 6))
+    build("memory://bench-many", scenes, tile=32)
+    opened = open_experiment("memory://bench-many", FinetuneRun(), lambda _: None, hold_out="s1,s2,s3,s4")
+    images = held_out_images(opened.task, 16, TaskConfig())
+    before, held = _tiles_in_memory(), []
+    for number, _ in enumerate(images, start=1):
+        if number % 16 == 0:
+            held.append(_tiles_in_memory() - before)
+    assert len(held) == 4
+    assert max(held) <= 2 * 4, "two rows of the tiles of one scene, however many scenes there are"
+
+
+def _tiles_in_memory() -> int:
+    return sum(type(thing) is Tile for thing in gc.get_objects())
 
 
 def test_cells_are_drawn_alike_for_every_encoder_and_from_the_tiles_alone(task):
@@ -167,6 +196,24 @@ def test_statistics_of_batch_norm_are_those_of_the_images(task):
     torch.testing.assert_close(encoder.norms[0].running_mean, before)
 
 
+def test_a_lone_image_of_one_cell_is_not_calibrated_on():
+    image = make_image(np.full((2, 32, 32), 900, np.uint16), None, 16, read_legend(LEGEND, "c"), TaskConfig())
+    shapes = [tuple(x.shape) for x in calibration_batches(Images(9, lambda n: image), CARD, CPU)]
+    assert shapes == [(8, 2, 32, 32)]
+    calibrated(ResNet(18, 2), calibration_batches(Images(9, lambda n: image), CARD, CPU))
+
+
+def test_features_without_numbers_are_refused(task):
+    encoder = SmallEncoder(2).eval()
+    with torch.no_grad():
+        encoder.stages[1].weight.fill_(torch.nan)
+    images = training_images(task, 16, TaskConfig())
+    cells = Cells.of(images).take(np.arange(3))
+    assert features(encoder, CARD, images, cells, (1,), CPU)[1].shape == (3, 8)
+    with pytest.raises(UsageError, match="features of stage 2, 3 are infinite or undefined"):
+        features(encoder, CARD, images, cells, (1, 2, 3), CPU)
+
+
 def test_features_stand_in_the_order_of_their_cells(task):
     torch.manual_seed(0)
     encoder = SmallEncoder(2).eval()
@@ -188,6 +235,14 @@ def test_features_stand_in_the_order_of_their_cells(task):
     row, col = divmod(place, 4)
     torch.testing.assert_close(found[3][7], maps[2][0, :, row, col])
     torch.testing.assert_close(found[1][7], maps[0][0, :, 4 * row : 4 * row + 4, 4 * col : 4 * col + 4].mean((1, 2)))
+
+
+def test_an_encoder_that_failed_in_one_panel_stands_in_the_legend_all_the_same():
+    few, all_of_them = Figure().subplots(1, 2)
+    for axes, names in ((few, "a"), (all_of_them, "ab")):
+        for name in names:
+            axes.plot([0, 1], label=name)
+    assert list(_marks([few, all_of_them])) == ["a", "b"]
 
 
 def test_the_scene_that_is_shown_is_the_most_mixed_in_truth():

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 from labelled_corpus import LEGEND, PIXELS_DIGEST, SCALE, SCENES, Scene, build
+from test_finetune_splits import _tag, placed
 
 from finetune.cli import app
 from finetune.config import FinetuneRun
@@ -98,11 +99,54 @@ def test_the_card_of_a_chosen_model_names_all_three_parts_and_what_was_tried(mad
     assert not list((made / "out" / "try").glob("*/model_card.md")), "a candidate was scored on what chose it"
 
 
+def test_other_test_scenes_are_another_run(made, capsys, tmp_path):
+    """Or a model that has learned from the new test scenes would be taken for finished."""
+    argv = (*SHORT, "--depth", "18", "--data", str(made / "corpus"), "--out", str(tmp_path), "--validate", "beta")
+    assert _run(capsys, *argv, "--hold-out", "gamma")[0] == 0
+    code, _, err = _run(capsys, *argv, "--hold-out", "delta-held")
+    assert code == 2
+    assert err.rstrip().endswith("give the same options as then, or another --out"), err
+
+
 def test_scores_on_scenes_that_chose_the_model_come_with_a_warning(made, capsys):
     argv = ("score", str(made / "out" / "model.safetensors"), "--data", str(made / "corpus"), "--scenes")
     code, _, err = _run(capsys, *argv, "beta,delta-held")
     assert code == 0
     assert err == "finetune: warning: the model was chosen by its scores on beta: they flatter\n"
+
+
+def test_parts_of_a_scene_are_known_by_the_name_of_the_scene(made, capsys, tmp_path):
+    from finetune.model import load_network, model_bytes
+
+    network, card = load_network(str(made / "out" / "model.safetensors"))
+    parts = {"trained_on": ("alpha@train",), "validated_on": ("alpha@validate",), "held_out": ("alpha@test",)}
+    (tmp_path / "m.safetensors").write_bytes(model_bytes(network, card.model_copy(update=parts)))
+    argv = ("score", str(tmp_path / "m.safetensors"), "--data", str(made / "corpus"), "--scenes", "alpha,beta")
+    code, _, err = _run(capsys, *argv)
+    assert code == 0
+    assert [line.split(": ")[2] for line in err.splitlines()] == [
+        "the model learned from alpha",
+        "the model was chosen by its scores on alpha",
+    ]
+
+
+def test_a_tag_of_some_tiles_scores_only_those(made, capsys, tmp_path):
+    from finetune.model import load_network, model_bytes
+
+    wide = Scene("wide", 1, shape=(80, 640))
+    corpus = placed("memory://experiment-bands", (wide,))
+    windows = corpus.rows.window_col + corpus.rows.window_cols
+    _tag(corpus, "left", windows <= 320)
+    network, card = load_network(str(made / "out" / "model.safetensors"))
+    parts = {"trained_on": ("wide@train",), "validated_on": (), "held_out": ("wide@test",)}
+    (tmp_path / "m.safetensors").write_bytes(model_bytes(network, card.model_copy(update=parts)))
+    argv = ("score", str(tmp_path / "m.safetensors"), "--data", "memory://experiment-bands", "--scenes")
+    code, out, err = _run(capsys, *argv, "@left")
+    assert (code, out.splitlines()[0]) == (0, f"1 scenes, {77 * 320} labelled pixels")
+    assert err == "finetune: the train part of the model has tiles of wide, too: they must not be among these\n"
+    code, out, err = _run(capsys, *argv, "wide")
+    assert (code, out.splitlines()[0]) == (0, f"1 scenes, {77 * 640} labelled pixels")
+    assert "warning: the model learned from wide" in err
 
 
 def test_what_was_done_to_the_labels_is_kept_without_validation(made, capsys, tmp_path):

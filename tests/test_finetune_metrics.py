@@ -51,11 +51,19 @@ def test_the_parts_of_a_scene_add_up_and_255_never_counts():
     assert whole.sum() == ((truth != 255) & (predicted != 255)).sum()
 
 
+def test_a_wrong_pixel_of_a_class_that_is_not_there_costs_a_class_only_where_that_is_said():
+    found = scores(np.array([[90, 9, 1], [0, 100, 0], [0, 0, 0]]), _legend(3))
+    present = (90 / 100 + 100 / 109) / 2
+    assert found.miou_present == pytest.approx(present)
+    assert found.miou == pytest.approx(present * 2 / 3)
+
+
 def test_an_easy_background_lifts_the_mean_and_is_left_out():
     matrix = np.array([[9900, 50, 50], [50, 50, 0], [50, 0, 50]])
     found = scores(matrix, _legend(3))
     assert found.miou == pytest.approx((9900 / 10100 + 2 * 50 / 150) / 3)
     assert found.miou_no_background == pytest.approx(1 / 3)
+    assert found.miou_present == found.miou
     assert scores(matrix, _legend(3, background=None)).miou_no_background == found.miou
 
 

@@ -77,6 +77,7 @@ def test_whole_scenes_leave_the_corpus_as_it_is(tmp_path):
     [
         ("delta", "", "did you mean delta-held"),
         ("", "", "no scene is held out"),
+        ("missing.txt", "", "no file, and no scene .missing.txt. in the corpus; it has alpha"),
         ("alpha", "alpha,beta", "scene alpha is named for testing and for choosing"),
         ("alpha,beta,gamma,delta-held", "", "all 4 scenes are held out"),
         ("@nowhere", "", "nowhere"),

@@ -9,17 +9,17 @@ import sys
 import pytest
 
 MEASURE = """
-import ctypes, json, sys
+import json, resource, sys
 from pathlib import Path
 import numpy as np
 from infra.allocator import keep_freed_memory
 
 def resident_mib():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
 before = resident_mib()
-blocks = [np.ones(2**22, np.float64) for _ in range(8)]  # 32 MiB each
+blocks = [np.ones(2**19, np.float64) for _ in range(64)]  # 4 MiB each
 full = resident_mib()
 del blocks
 print(json.dumps({"kept": kept, "full": full - before, "after": resident_mib() - before}))

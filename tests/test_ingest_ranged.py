@@ -118,7 +118,7 @@ def test_going_back_in_a_compressed_file_starts_nearby() -> None:
     assert store.bytes == packed.size  # all of it is kept
 
 
-@pytest.mark.parametrize("size", [100, len(PACKED) // 2])
+@pytest.mark.parametrize("size", [100, len(PACKED) // 2], ids=["head", "half"])
 def test_a_damaged_or_short_stream_is_told(size: int) -> None:
     with pytest.raises(Corrupt, match=r"a compressed file ends after \d+ of 6000000 bytes"):
         Inflated(ranged(PACKED[:size])[0], len(DATA)).read_at(0, len(DATA))

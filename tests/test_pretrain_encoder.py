@@ -73,6 +73,16 @@ def test_pooling_gives_the_numbers_and_gradients_of_torch(size: tuple[int, int])
         assert torch.equal(MaxPool()(values).nan_to_num(9), expected.nan_to_num(9))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_pooling_can_be_traced_and_takes_a_lone_image():
+    x = torch.randn(1, 3, 9, 8, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.max_pool2d(x, 3, 2, 1)
+    assert torch.equal(MaxPool()(x[0]), expected[0])
+    traced = torch.jit.trace(MaxPool(), x)
+    torch.jit.save(traced, io.BytesIO())
+    assert torch.equal(traced(x), expected)
+
+
 def _transformers_name(name: str) -> str:
     if not name.startswith("layer"):
         head, rest = name.split(".", 1)
