@@ -1,6 +1,8 @@
 # make demo: scene to map on this machine.  make test: the tests.  Both set up what they need first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Test processes at once; a file's tests stay in one of them.
+JOBS ?= 2
 
 .PHONY: setup demo test lint bench slow soak clean
 
@@ -15,7 +17,7 @@ demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash infra/demo.sh demo
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
