@@ -4,6 +4,7 @@
 
 Each rank has one thread of torch and one core to which all its threads are bound, readers and gloo's included, so that
 the single rank does not read on a core that two ranks would have to share (``--free`` leaves the choice to the system).
+"apart" are two such single ranks side by side that never talk: what caches and memory of this machine leave of 1.
 The batch of a rank is the same in both. Rounds alternate; the figure is the ratio of medians, over 2. Where others use
 the machine, ranks wait for the one that was held up, and the figure says little; processor seconds of an image, which
 are given too, then tell what two ranks do beside the work of one.
@@ -38,7 +39,7 @@ TILES = 64
 def rank(job: dict[str, object]) -> None:
     """Be one rank of a measured run."""
     if job["pinned"]:
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(os.environ["RANK"])]})
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(os.environ["SARSENSE_BENCH_CORE"])]})
     from infra.rendezvous import joined
     from infra.world import current
     from pretrain.config import resolve
@@ -74,26 +75,28 @@ def noted(kind: Any) -> list[float]:
     return spent
 
 
-def rate(size: int, job: dict[str, object], folder: str) -> tuple[float, float]:
+def rate(size: int, job: dict[str, object], folder: str, *, apart: bool = False) -> tuple[float, float]:
     """Give images per second of all ranks together, the median step after the warm ones, and CPU seconds an image."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        text = json.dumps(job | {"out": out})
         port = free_port()
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-W", "ignore", __file__, "--rank", text],
-                env=os.environ | Place(n, size, n, "127.0.0.1", port).variables | {"OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+        ranks = []
+        for n in range(size):
+            place = Place(0, 1, 0, "127.0.0.1", free_port()) if apart else Place(n, size, n, "127.0.0.1", port)
+            text = json.dumps(job | {"out": f"{out}/{n if apart else 0}"})
+            ranks.append(
+                subprocess.Popen(
+                    [sys.executable, "-W", "ignore", __file__, "--rank", text],
+                    env=os.environ | place.variables | {"OMP_NUM_THREADS": "1", "SARSENSE_BENCH_CORE": str(n)},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
             )
-            for n in range(size)
-        ]
         said = [process.communicate() for process in ranks]
         if any(process.returncode for process in ranks):
             raise SystemExit(b"\n".join(errors for _, errors in said).decode()[-3000:])
-        lines = [line for line in read_lines(open_store(out), "metrics") if line["step"] >= WARM]
-        seconds = statistics.mean(float(out.split()[-1]) for out, _ in said)
-        return statistics.median(line["images_per_s"] for line in lines), seconds
+        runs = [read_lines(open_store(f"{out}/{n}"), "metrics") for n in range(size if apart else 1)]
+        rates = [statistics.median(line["images_per_s"] for line in run if line["step"] >= WARM) for run in runs]
+        return sum(rates), statistics.mean(float(out.split()[-1]) for out, _ in said)
 
 
 def main() -> None:
@@ -114,20 +117,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_corpus(f"{folder}/corpus", tiles=TILES, size=128)
         job = {"run": told.run, "steps": told.steps, "data": f"{folder}/corpus", "pinned": not told.free}
-        rates: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+        rates: dict[str, list[tuple[float, float]]] = {"1": [], "2": [], "2 apart": []}
         for _ in range(told.rounds):
-            for size, seen in rates.items():
-                seen.append(rate(size, job, folder))
-    one, two = (statistics.median(r for r, _ in rates[size]) for size in (1, 2))
-    cpu = {size: statistics.median(s for _, s in seen) for size, seen in rates.items()}
+            for name, seen in rates.items():
+                seen.append(rate(int(name[0]), job, folder, apart=name.endswith("apart")))
+    one, two, apart = (statistics.median(r for r, _ in seen) for seen in rates.values())
+    cpu = {name: statistics.median(s for _, s in seen) for name, seen in rates.items()}
     results = {
         "run": told.run,
         "pinned": not told.free,
-        "images_per_s": {str(size): [round(r, 2) for r, _ in seen] for size, seen in rates.items()},
-        "cpu_ms_per_image": {str(size): round(1e3 * s, 2) for size, s in cpu.items()},
+        "images_per_s": {name: [round(r, 2) for r, _ in seen] for name, seen in rates.items()},
+        "cpu_ms_per_image": {name: round(1e3 * s, 2) for name, s in cpu.items()},
         "ratio": round(two / one, 3),
         "efficiency": round(two / one / 2, 3),
-        "efficiency_cpu": round(cpu[1] / cpu[2], 3),
+        "efficiency_apart": round(apart / one / 2, 3),
+        "of_apart": round(two / apart, 3),
+        "efficiency_cpu": round(cpu["1"] / cpu["2"], 3),
         "wanted": 0.9,
     }
     save(told.out, before, results)
