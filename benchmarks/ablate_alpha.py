@@ -24,8 +24,9 @@ import torch
 from measure import machine, save
 
 from finetune.config import FinetuneRun
-from finetune.fit import Start, fit_seed, open_start, open_task
+from finetune.fit import fit_seed
 from finetune.predict import labelled_scenes
+from finetune.start import Start, open_start, open_task
 from finetune.statistics import holm, paired, summary
 from infra.world import current
 from pretrain.config import resolve, validate

@@ -19,18 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import torch
-from bench_water import AMPLITUDE_OFFSET_DB, PROBE_CELLS, calibrated, folds, interval, miou, ridge, stages
+from bench_water import CALIBRATION_BATCH, PROBE_CELLS, chips, folds, interval, miou, ridge, san_antonio, stages
 from measure import machine, save
 from torch import Tensor
-from torch.nn import functional
 
+from finetune.bench_frozen import calibrated
 from finetune.legend import IGNORED
-from finetune.predict import labelled_scenes, scene_tiles
 from pretrain.config import InputSpec, resolve, validate
 from pretrain.di3cl_run import DI3CLRun
-from pretrain.encoder import ResNet, adapt_bands, normalise, to_input
+from pretrain.encoder import ResNet, adapt_bands, to_input
 from pretrain.export import load_encoder
 from pretrain.knn import nearest_classes
 from pretrain.launch import Job, launch
@@ -80,17 +78,12 @@ def encoder_of(variant: str, seed: int, corpus: str, folder: Path, steps: int) -
 def water(data: str, encoder: ResNet, spec: InputSpec, seeds: Sequence[int]) -> list[list[float]]:
     """Give mIoU [stage][label seed], the mean over folds."""
     corpus = Corpus.open(data)
-    scenes = sorted(labelled_scenes(corpus))
-    whole = [scene_tiles(corpus, s) for s in scenes]
-    codes = np.stack([w.pixels(0, 0, *w.shape) for w in whole])
-    label = np.stack([w.label(0, 0, *w.shape) for w in whole])
-    label[(codes == 0).all(1)] = IGNORED
-    step = codes.shape[-1] // PROBE_CELLS
-    truth = torch.from_numpy(label[:, step // 2 :: step, step // 2 :: step].astype(np.int64)).flatten(1)
+    scenes, codes, label = chips(corpus)
+    truth = torch.from_numpy(label.astype(np.int64)).flatten(1)
     bands = codes.shape[1]
     seeing = encoder if encoder.bands == bands else adapt_bands(encoder, bands)
     images = to_input(torch.from_numpy(codes.astype(np.int32)), corpus.scale, spec.model_copy(update={"bands": bands}))
-    maps = [m.flatten(1, 2) for m in stages(calibrated(seeing, images), images, PROBE_CELLS)]
+    maps = [m.flatten(1, 2) for m in stages(calibrated(seeing, images.split(CALIBRATION_BATCH)), images, PROBE_CELLS)]
     held = [[scenes.index(s) for s in pair] for pair in folds(scenes)]
     return [[statistics.fmean(neighbours(m, truth, h, seed) for h in held) for seed in seeds] for m in maps]
 
@@ -109,20 +102,9 @@ def neighbours(maps: Tensor, truth: Tensor, held: list[int], seed: int) -> float
 
 def vegetation(folder: Path, encoder: ResNet, spec: InputSpec, seeds: Sequence[int]) -> list[list[float]]:
     """Give R2 [stage][label seed] of (G - R) / (G + R)."""
-    images, index = [], []
-    for path in sorted(folder.glob("*_VH.tif")):
-        with rasterio.open(path) as file:
-            amplitude = file.read(1).astype(np.float32)
-        with rasterio.open(str(path).replace("_VH", "_S2RGB")) as file:
-            red, green = file.read()[:2].astype(np.float32)
-        level_db = 20 * np.log10(np.maximum(amplitude, 1)) + AMPLITUDE_OFFSET_DB
-        grey = torch.from_numpy((level_db - spec.lo_db) / (spec.hi_db - spec.lo_db)).clamp(0, 1)
-        images.append(normalise(grey, torch.from_numpy(amplitude > 0), spec)[None])
-        ratio = torch.from_numpy((green - red) / np.maximum(green + red, 1))
-        index.append(functional.adaptive_avg_pool2d(ratio[None, None], PROBE_CELLS)[0, 0])
-    seen, y = torch.stack(images), torch.stack(index)
+    seen, y = san_antonio(folder, spec, PROBE_CELLS)
     seeing = encoder if encoder.bands == 1 else adapt_bands(encoder, 1)
-    maps = stages(calibrated(seeing, seen[::2, :, :512, :512]), seen, PROBE_CELLS)
+    maps = stages(calibrated(seeing, seen[::2, :, :512, :512].split(CALIBRATION_BATCH)), seen, PROBE_CELLS)
     return [[drawn_ridge(m.flatten(1, 2), y.flatten(1), seed) for seed in seeds] for m in maps]
 
 

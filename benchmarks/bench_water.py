@@ -26,17 +26,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from finetune.bench_frozen import calibrated
 from finetune.config import FinetuneRun
-from finetune.fit import RANDOM, Start, Task, fit_seed, open_start, open_task
+from finetune.fit import fit_seed
 from finetune.legend import IGNORED
 from finetune.predict import labelled_scenes, scene_tiles
+from finetune.start import RANDOM, Start, Task, open_start, open_task
 from infra.world import current
 from pretrain.config import InputSpec, resolve
 from pretrain.encoder import ResNet, adapt_bands, normalise, to_input
 from pretrain.export import load_encoder
 from shards.reader import Corpus
 
-PROBE_CELLS = 64
+PROBE_CELLS, CALIBRATION_BATCH = 64, 8
 AMPLITUDE_OFFSET_DB = -53.0  # as tests/real_inputs.py places 8-bit amplitudes
 
 Encoder = Callable[[], ResNet]
@@ -94,18 +96,6 @@ def summary(rows: Sequence[dict[str, Any]], names: Sequence[str], seeds: int) ->
         "difference": interval([a - b for a, b in zip(first, second, strict=True)]),
         "difference over folds and seeds": interval([r[names[0]] - r[names[1]] for r in rows]),
     }
-
-
-def calibrated(encoder: ResNet, images: Tensor, batch: int = 8) -> ResNet:
-    """Replace the statistics of batch norm by those of images."""
-    norms = [part for part in encoder.modules() if isinstance(part, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    with torch.no_grad():
-        for at in range(0, len(images), batch):
-            encoder.train()(images[at : at + batch])
-    return encoder.eval()
 
 
 def shuffled(encoder: ResNet, seed: int) -> ResNet:
@@ -168,21 +158,26 @@ def miou(truth: NDArray[np.int64], found: NDArray[np.int64]) -> float:
     return float((hit / (matrix.sum(0) + matrix.sum(1) - hit)).mean())
 
 
-def frozen(data: str, url: str, seeds: int) -> dict[str, list[list[float]]]:
-    """Give mIoU [stage][fold] of a logistic regression on frozen features, at cells of 8 px."""
-    corpus = Corpus.open(data)
+def chips(corpus: Corpus) -> tuple[list[str], NDArray[np.uint16], NDArray[np.uint8]]:
+    """Give the labelled chips by name, their codes, and the labels in the middle of PROBE_CELLS^2 cells."""
     scenes = sorted(labelled_scenes(corpus))
     whole = [scene_tiles(corpus, s) for s in scenes]
     codes = np.stack([w.pixels(0, 0, *w.shape) for w in whole])
-    step = codes.shape[-1] // PROBE_CELLS
     label = np.stack([w.label(0, 0, *w.shape) for w in whole])
     label[(codes == 0).all(1)] = IGNORED
-    label = label[:, step // 2 :: step, step // 2 :: step]
+    step = codes.shape[-1] // PROBE_CELLS
+    return scenes, codes, label[:, step // 2 :: step, step // 2 :: step]
+
+
+def frozen(data: str, url: str, seeds: int) -> dict[str, list[list[float]]]:
+    """Give mIoU [stage][fold] of a logistic regression on frozen features, at cells of 8 px."""
+    corpus = Corpus.open(data)
+    scenes, codes, label = chips(corpus)
     spec = load_encoder(url)[1].input.model_copy(update={"bands": codes.shape[1]})
     images = to_input(torch.from_numpy(codes.astype(np.int32)), corpus.scale, spec)
     found = {}
     for name, make in encoders(url, codes.shape[1], seeds).items():
-        maps = stages(calibrated(make(), images), images, PROBE_CELLS)
+        maps = stages(calibrated(make(), images.split(CALIBRATION_BATCH)), images, PROBE_CELLS)
         found[name] = [[probe(m, label, scenes.index(p[0]), len(p)) for p in folds(scenes)] for m in maps]
         print("frozen", name, np.round(np.mean(found[name], 1), 4), flush=True)
     return found
@@ -197,12 +192,10 @@ def probe(maps: Tensor, label: NDArray[np.uint8], first: int, number: int) -> fl
     return miou(y_held[good_held].astype(np.int64), classify(x_held[good_held]).numpy().astype(np.int64))
 
 
-def vegetation(folder: Path, url: str, seeds: int, cells: int = 64) -> dict[str, list[float]]:
-    """Give R2 [stage] of (G - R) / (G + R) over cells of 16 px by ridge regression, every other tile held out."""
-    tiles = sorted(folder.glob("*_VH.tif"))
-    spec: InputSpec = load_encoder(url)[1].input.model_copy(update={"bands": 1})
+def san_antonio(folder: Path, spec: InputSpec, cells: int) -> tuple[Tensor, Tensor]:
+    """Give the tiles as an encoder sees them (N, 1, H, W), and (G - R) / (G + R) of cells (N, cells, cells)."""
     images, index = [], []
-    for path in tiles:
+    for path in sorted(folder.glob("*_VH.tif")):
         with rasterio.open(path) as file:
             amplitude = file.read(1).astype(np.float32)
         with rasterio.open(str(path).replace("_VH", "_S2RGB")) as file:
@@ -212,10 +205,16 @@ def vegetation(folder: Path, url: str, seeds: int, cells: int = 64) -> dict[str,
         images.append(normalise(grey, torch.from_numpy(amplitude > 0), spec)[None])
         ratio = torch.from_numpy((green - red) / np.maximum(green + red, 1))
         index.append(functional.adaptive_avg_pool2d(ratio[None, None], cells)[0, 0])
-    seen, y = torch.stack(images), torch.stack(index)
+    return torch.stack(images), torch.stack(index)
+
+
+def vegetation(folder: Path, url: str, seeds: int, cells: int = 64) -> dict[str, list[float]]:
+    """Give R2 [stage] of (G - R) / (G + R) over cells of 16 px by ridge regression, every other tile held out."""
+    spec: InputSpec = load_encoder(url)[1].input.model_copy(update={"bands": 1})
+    seen, y = san_antonio(folder, spec, cells)
     found = {}
     for name, make in encoders(url, 1, seeds).items():
-        encoder = calibrated(make(), seen[::2, :, :512, :512])
+        encoder = calibrated(make(), seen[::2, :, :512, :512].split(CALIBRATION_BATCH))
         found[name] = [ridge(m, y) for m in stages(encoder, seen, cells)]
         print("vegetation", name, np.round(found[name], 4), flush=True)
     return found

@@ -35,10 +35,10 @@ from finetune.bench_units import FINETUNE, Job, Unit
 from finetune.config import TaskConfig
 from finetune.evaluate import Confusion, Scorer, scored_scenes
 from finetune.experiment import Experiment
-from finetune.fit import train_seed
+from finetune.fit import card_of, train_seed
 from finetune.fractions import Fraction, label_counts, label_fraction
 from finetune.metrics import confusion_matrix, scores
-from finetune.model import ModelCard, model_bytes
+from finetune.model import model_bytes
 from finetune.start import Start, make_encoder, open_start
 from finetune.targets import task_legend
 from infra.errors import PartialError, SarsenseError, UsageError
@@ -119,12 +119,8 @@ def finetuned(job: Job, made: Experiment, start: Start, world: World, store: Sto
         shown = most_mixed({name: one.matrix for name, one in seen.items() if isinstance(one, Confusion)})
         put_maps(store, unit, task, scorer, shown)
     if setting.keep_models:
-        card = ModelCard(
-            task=run.task, encoder=encoder_card, encoder_url=start.url, encoder_digest=start.digest, legend=legend,
-            decoder=run.decoder, crop_px=run.crop.size, pixels_digest=task.corpus.manifest.pixels_digest,
-            manifest_digest=task.corpus.manifest.digest, run_digest=unit.digest, seed=unit.seed,
-            trained_on=task.train, held_out=task.held_out, scores=whole.result().flat(),
-        )  # fmt: skip
+        # Named by the unit, as its file is.
+        card = card_of(task, start, run, encoder_card, whole.result()).model_copy(update={"run_digest": unit.digest})
         store.put(f"models/{unit.digest}.safetensors", model_bytes(network, card))
     record = _record(made, unit, labels, whole.result().flat(), matrix, began)
     return record | {"scenes": {name: one.result().flat() for name, one in seen.items()}, "map": shown}

@@ -81,6 +81,7 @@ def train_command(
         Everything that makes the run.
     """
     from finetune import experiment, fit
+    from finetune.start import open_start
     from finetune.tables import score_lines
     from finetune.targets import task_legend
     from infra.errors import UsageError
@@ -102,7 +103,7 @@ def train_command(
         label_percent=labels,
         label_seed=label_seed,
     )
-    start = fit.open_start(encoder, made.source, _note)
+    start = open_start(encoder, made.source, _note)
     if validate:
         runs = experiment.candidates(settings, tries)
         record = experiment.choose_and_test(made, start, runs, out, current(device), seeds, _note, choose_by)

@@ -5,23 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import torch
-
 from finetune.card import card_text
 from finetune.config import FinetuneRun
-from finetune.evaluate import Numbers as Numbers
 from finetune.evaluate import Result, Scorer, scored_scenes
-from finetune.legend import Legend
-from finetune.metrics import Scores, over_seeds, scores
+from finetune.metrics import Scores, over_seeds
 from finetune.model import ModelCard, Network, model_bytes
-from finetune.predict import labelled_scenes, predictor, scene_confusion, scene_tiles, source_of
-from finetune.segmenter import Segmenter
-from finetune.start import RANDOM as RANDOM
-from finetune.start import Say, Start, Task, order
-from finetune.start import make_segmenter as make_segmenter
-from finetune.start import open_start as open_start
-from finetune.start import open_task as open_task
+from finetune.predict import labelled_scenes, source_of
+from finetune.start import Say, Start, Task, make_segmenter, order
 from finetune.targets import task_legend
 from finetune.tasks import HEADLINES, make_learner
 from infra.errors import PartialError, UsageError
@@ -89,12 +79,18 @@ def fit_seed(
     legend = task_legend(task.legend, run.task)
     scorer = Scorer(network, run.task, legend, task.legend, run.crop.size, world.device)
     overall, by_scene = scorer.score(scored_scenes(task.corpus, run.task, task.held_out))
-    card = ModelCard(
+    card = card_of(task, start, run, encoder_card, overall)
+    return network, card, overall, by_scene
+
+
+def card_of(task: Task, start: Start, run: FinetuneRun, encoder: EncoderCard, overall: Result) -> ModelCard:
+    """Describe the model of a seed with its scores over all held-out scenes."""
+    return ModelCard(
         task=run.task,
-        encoder=encoder_card,
+        encoder=encoder,
         encoder_url=start.url,
         encoder_digest=start.digest,
-        legend=legend,
+        legend=task_legend(task.legend, run.task),
         decoder=run.decoder,
         crop_px=run.crop.size,
         pixels_digest=task.corpus.manifest.pixels_digest,
@@ -105,7 +101,6 @@ def fit_seed(
         held_out=task.held_out,
         scores=overall.flat(),
     )
-    return network, card, overall, by_scene
 
 
 def train_seed(task: Task, start: Start, run: FinetuneRun, out: str, world: World) -> tuple[Network, EncoderCard]:
@@ -143,24 +138,6 @@ def identity_of(task: Task, start: Start, run: FinetuneRun) -> dict[str, Any]:
     if left_out := [name for name in labelled_scenes(task.corpus) if name not in used]:
         identity["left_out"] = left_out
     return identity if task.tiles is None else {**identity, "tiles": sha256(task.tiles.astype("<i8").tobytes())}
-
-
-def score_scenes(
-    segmenter: Segmenter,
-    corpus: Corpus,
-    legend: Legend,
-    scenes: Sequence[str],
-    size: int,
-    device: torch.device,
-) -> tuple[Scores, dict[str, Scores]]:
-    """Score a segmentation of whole scenes: all of them in one confusion matrix, and each by itself."""
-    predict = predictor(segmenter, device)
-    matrices = {
-        scene: scene_confusion(predict, scene_tiles(corpus, scene), legend, size=size, overlap=size // 4)
-        for scene in scenes
-    }
-    total = np.sum(list(matrices.values()), axis=0)
-    return scores(total, legend), {scene: scores(matrix, legend) for scene, matrix in matrices.items()}
 
 
 def _headline(overall: Result, kind: str) -> str:

@@ -66,6 +66,13 @@ class BatchContrast(Frozen):
     """Of the softmax over the batch."""
 
 
+class SyncedRun(PairRun):
+    """A run whose heads have batch norm over all ranks, as published."""
+
+    batch_norm: BatchNorm = "sync"
+    """Statistics of a rank's samples, of all ranks' samples, or of each group of a rank's samples."""
+
+
 class SimCLROptim(LarsOptim):
     """SimCLR's published optimiser."""
 
@@ -75,12 +82,10 @@ class SimCLROptim(LarsOptim):
     """Pull of parameters towards zero."""
 
 
-class SimCLRRun(PairRun):
+class SimCLRRun(SyncedRun):
     """A SimCLR pre-training run."""
 
     optim: SimCLROptim = SimCLROptim()
-    batch_norm: BatchNorm = "sync"
-    """Statistics of a rank's samples, of all ranks' samples, or of each group of a rank's samples."""
     heads: Projector = Projector()
     contrast: BatchContrast = BatchContrast()
 
@@ -101,8 +106,8 @@ class WideProjector(Projector):
     """Length of an embedding."""
 
 
-class BYOLOptim(LarsOptim):
-    """BYOL's published optimiser."""
+class TwinsOptim(LarsOptim):
+    """The published optimiser of BYOL and of Barlow Twins."""
 
     lr: float = Field(default=0.2, gt=0)
     """Peak learning rate, at a global batch of lr_batch."""
@@ -110,12 +115,10 @@ class BYOLOptim(LarsOptim):
     """Pull of parameters towards zero."""
 
 
-class BYOLRun(PairRun):
+class BYOLRun(SyncedRun):
     """A BYOL pre-training run."""
 
-    optim: BYOLOptim = BYOLOptim()
-    batch_norm: BatchNorm = "sync"
-    """Statistics of a rank's samples, of all ranks' samples, or of each group of a rank's samples."""
+    optim: TwinsOptim = TwinsOptim()
     heads: WideProjector = WideProjector()
     twin: Twin = Twin()
 
@@ -138,12 +141,10 @@ class SimSiamOptim(Optim):
     """Peak learning rate, at a global batch of lr_batch."""
 
 
-class SimSiamRun(PairRun):
+class SimSiamRun(SyncedRun):
     """A SimSiam pre-training run."""
 
     optim: SimSiamOptim = SimSiamOptim()
-    batch_norm: BatchNorm = "sync"
-    """Statistics of a rank's samples, of all ranks' samples, or of each group of a rank's samples."""
     heads: Predicted = Predicted()
 
 
@@ -163,21 +164,10 @@ class WidestProjector(Projector):
     """Length of an embedding."""
 
 
-class BarlowOptim(LarsOptim):
-    """Barlow Twins' published optimiser."""
-
-    lr: float = Field(default=0.2, gt=0)
-    """Peak learning rate, at a global batch of lr_batch."""
-    weight_decay: float = Field(default=1.5e-6, ge=0)
-    """Pull of parameters towards zero."""
-
-
-class BarlowRun(PairRun):
+class BarlowRun(SyncedRun):
     """A Barlow Twins pre-training run."""
 
-    optim: BarlowOptim = BarlowOptim()
-    batch_norm: BatchNorm = "sync"
-    """Statistics of a rank's samples, of all ranks' samples, or of each group of a rank's samples."""
+    optim: TwinsOptim = TwinsOptim()
     heads: WidestProjector = WidestProjector()
     redundancy: Redundancy = Redundancy()
 
@@ -207,12 +197,10 @@ class FasterTwin(Twin):
     """At the first step; it rises to 1 along a cosine."""
 
 
-class PixProRun(PairRun):
+class PixProRun(SyncedRun):
     """A PixPro pre-training run."""
 
     optim: PixProOptim = PixProOptim()
-    batch_norm: BatchNorm = "sync"
-    """Statistics of a rank's samples, of all ranks' samples, or of each group of a rank's samples."""
     heads: WideProjector = WideProjector()
     twin: FasterTwin = FasterTwin()
     pixels: Propagation = Propagation()

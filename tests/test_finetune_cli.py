@@ -138,7 +138,7 @@ def test_several_seeds_a_pretrained_encoder_and_coming_back(made, capsys, tmp_pa
 
 def test_random_and_pretrained_start_with_the_same_head(made):
     from finetune.config import FinetuneRun
-    from finetune.fit import Start, make_segmenter, open_start, open_task
+    from finetune.start import Start, make_segmenter, open_start, open_task
 
     task = open_task(str(made / "corpus"), ["delta-held"], lambda _: None)
     run = FinetuneRun(depth=18, seed=3)
@@ -156,7 +156,8 @@ def test_random_and_pretrained_start_with_the_same_head(made):
 
 def test_every_rank_needs_two_crops(made, tmp_path):
     from finetune.config import FinetuneRun
-    from finetune.fit import Start, fit, open_task
+    from finetune.fit import fit
+    from finetune.start import Start, open_task
     from infra.errors import UsageError
     from infra.world import World
 

@@ -276,7 +276,7 @@ def test_models_on_transformers_are_saved_and_loaded_into_their_like(make, kind,
 
 
 def test_published_weights_take_the_input_of_the_run(tmp_path):
-    from finetune.fit import make_segmenter, open_start, open_task
+    from finetune.start import make_segmenter, open_start, open_task
 
     (tmp_path / "imagenet.pth").write_bytes(torch_bytes(dict(random_resnet().state_dict())))
     corpus = build("memory://encoders-start")

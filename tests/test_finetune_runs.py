@@ -10,12 +10,12 @@ from labelled_corpus import LEGEND, SCALE, build
 from small_encoder import SmallEncoder
 
 from finetune.config import FinetuneRun
-from finetune.fit import open_task
 from finetune.legend import IGNORED, read_legend
 from finetune.losses import scaled_alpha
 from finetune.metrics import confusion_matrix, scores
 from finetune.refine import Refined
 from finetune.segmenter import SegmentationLearner, Segmenter
+from finetune.start import open_task
 from finetune.tasks import class_weights
 from pretrain.config import InputSpec, resolve, validate
 

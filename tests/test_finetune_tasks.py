@@ -14,12 +14,13 @@ from finetune.classifier import ClassificationLearner, TileNet
 from finetune.config import CropConfig, DecoderConfig, FinetuneRun, LossConfig, TargetConfig, TaskConfig
 from finetune.datasets import LabelledCrop
 from finetune.evaluate import Scorer, scored_scenes
-from finetune.fit import CARD_TEXT, MODEL, RANDOM, SCORES, Start, fit, open_task
+from finetune.fit import CARD_TEXT, MODEL, SCORES, fit
 from finetune.legend import Legend
 from finetune.model import load_model, load_network
 from finetune.predict import predictor, scene_tiles
 from finetune.regressor import RegressionLearner, Regressor
 from finetune.segmenter import SegmentationLearner, Segmenter
+from finetune.start import RANDOM, Start, open_task
 from finetune.targets import value_table
 from finetune.value_strips import value_strips
 from infra.errors import UsageError
