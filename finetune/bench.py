@@ -10,7 +10,7 @@ import numpy as np
 from finetune.bench_plan import make_plan
 from finetune.bench_tables import COMPARED
 from finetune.bench_units import FORMAT, Bench, Job, Plan, Unit
-from finetune.bench_work import do_job, put_failure, read_units
+from finetune.bench_work import do_job, put_failure, read_units, tidy
 from finetune.legend import Legend
 from finetune.metrics import scores
 from finetune.start import Say
@@ -52,6 +52,7 @@ def run_bench(
     plan = make_plan(bench, "cpu" if address or workers > 1 else device, say)
     store = open_store(bench.out)
     store.put("bench.json", json.dumps(described(plan), indent=1).encode())
+    tidy(store, plan.units)
     failed = dict(plan.failed)
     by_digest = {unit.digest: unit for unit in plan.units}
     for name, reason in plan.failed.items():

@@ -102,13 +102,18 @@ def _glance(plan: Plan, tables: Mapping[str, Sequence[Line]]) -> Iterator[str]:
     """Give the first score of every use with the most labels, encoders side by side."""
     metric, lines = next(iter(tables.items()))
     most = max(plan.bench.fractions)
-    found = {(line.dataset, line.task, line.encoder): value_text(line) for line in lines if line.fraction == most}
+    found = {
+        (line.dataset, line.task, line.encoder): f"{value_text(line)} ({line.summary.runs})"
+        for line in lines
+        if line.fraction == most
+    }
     rows = [
         (data, task, *(found.get((data, task, name), "") for name in plan.encoders))
         for data, task in dict.fromkeys(key[:2] for key in found)
     ]
     yield note(
-        f"{metric}{'' if scale(metric) == 1 else ', %'}: mean ± standard deviation with {100 * most:g} % of the labels."
+        f"{metric}{'' if scale(metric) == 1 else ', %'}: mean ± standard deviation (runs)"
+        f" with {100 * most:g} % of the labels."
     )
     yield table(("data", "use", *plan.encoders), rows)
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import itertools
 import json
 import operator
 import shutil
@@ -50,6 +51,9 @@ from infra.world import Device, World, current
 RECORD = "sarsense-bench-unit-1"
 FAILED = "failed"
 
+MOST_KNOWN = 128 * 2**20
+"""Values of frozen features that are held at once to learn from (float32: half a GiB), if one seed has no more."""
+
 Tell = Callable[[Unit], None]
 
 
@@ -57,12 +61,18 @@ def do_job(job: Job, tell: Tell = lambda unit: None) -> dict[str, str]:
     """Do the units of a job; gives why some failed, by digest. ``tell`` hears of every unit that is behind us.
 
     A finished unit is an object of its own, so that nothing of it is lost. One thread computes, whatever the machine:
-    sums in another order would give other digits. Raises a StoreError where nothing can be put.
+    sums in another order would give other digits. What a worker that died had put is not done again. Raises a
+    StoreError where nothing can be put.
     """
-    store, failed, left = open_store(job.setting.out), dict[str, str](), list(job.units)
+    store, failed = open_store(job.setting.out), dict[str, str]()
+    there = {info.key for info in store.list("units/")}
+    for unit in (u for u in job.units if u.key in there):
+        tell(unit)
+    left = [u for u in job.units if u.key not in there]
+    job = replace(job, units=tuple(left))
     with _one_thread():
         try:
-            for unit, record in _results(job, store):
+            for unit, record in _results(job, store) if left else ():
                 if isinstance(record, Exception):
                     failed[unit.digest] = put_failure(store, unit, record)
                 else:
@@ -104,7 +114,7 @@ def finetuned(job: Job, made: Experiment, start: Start, world: World, store: Sto
     """Train everything on the unit's labels, and score whole held-out scenes."""
     (unit,), setting, began = job.units, job.setting, time.monotonic()
     run = setting.run.model_copy(update={"seed": unit.seed})
-    labels = labels_of(made, unit)
+    labels = labels_of(made, unit, run.task)
     task = made.task if unit.fraction == 1 else replace(made.task, tiles=made.task.training_tiles()[labels.chosen])
     place = f"work/{unit.digest}"
     with contextlib.redirect_stderr(io.StringIO()):  # many short trainings: only the evaluation's own progress counts
@@ -129,7 +139,7 @@ def finetuned(job: Job, made: Experiment, start: Start, world: World, store: Sto
 def probed(
     job: Job, made: Experiment, start: Start, world: World, store: Store
 ) -> Iterator[tuple[Unit, dict[str, Any] | Exception]]:
-    """Probe frozen features, which are made once for all units of the job."""
+    """Probe frozen features, which are made for as many units at once as memory allows (``MOST_KNOWN``)."""
     setting, dials, task, device = job.setting, job.setting.probing, made.task, world.device
     run = setting.run.model_copy(update={"seed": job.units[0].seed})
     learn = training_images(task, dials.cell_px, run.task)
@@ -138,39 +148,57 @@ def probed(
     asked = asked.take(draw_cells(asked, None, dials.most_cells, (0,)))
     if not len(asked) or not len(cells):
         raise UsageError(f"no cell of {dials.cell_px} px is labelled by half: give a smaller --cell")
-    labels = {(u.fraction, u.seed): labels_of(made, u) for u in job.units}
+    labels = {(u.fraction, u.seed): labels_of(made, u, run.task) for u in job.units}
     drawn = {k: draw_cells(cells, one.chosen, dials.most_cells, (1, k[1])) for k, one in labels.items()}
     encoder, card = make_encoder(task, start, run)
     encoder = calibrated(encoder.to(device), calibration_batches(learn, card, device))
-    wanted = np.unique(np.concatenate(list(drawn.values())))
     stages = sorted({u.stage for u in job.units})
-    known = features(encoder, card, learn, cells.take(wanted), stages, device)
     queries = features(encoder, card, held, asked, stages, device)
     legend = task_legend(task.legend, run.task)
-    for unit in job.units:
-        began, which = time.monotonic(), drawn[unit.fraction, unit.seed]
-        try:
-            if not len(which):
-                raise UsageError(f"no cell of {dials.cell_px} px in these tiles is labelled by half: a smaller --cell")
-            rows = torch.from_numpy(np.searchsorted(wanted, which)).to(device)
-            x, y = known[unit.stage][rows], torch.from_numpy(cells.classes[which]).to(device)
-            found = classify(unit.use, x, y, queries[unit.stage], dials.neighbours, dials.l2)
-            matrix = confusion_matrix(asked.classes.astype(np.uint8), found, len(legend.ids))
-            if unit.pictures and unit.stage == stages[-1]:
-                few = draw_cells(asked, None, MOST_POINTS, (2,))
-                points, shares = plane(x, queries[unit.stage][torch.from_numpy(few).to(device)])
-                put_embedding(store, unit, points, shares, asked.classes[few])
-        except Exception as error:
-            yield unit, error
-            continue
-        record = _record(made, unit, labels[unit.fraction, unit.seed], scores(matrix, legend).flat(), matrix, began)
-        yield unit, record | {"cells": {"train": len(which), "scored": len(asked)}}
+    for units, wanted in _rounds(job.units, drawn, MOST_KNOWN // sum(encoder.channels[s - 1] for s in stages)):
+        known = features(encoder, card, learn, cells.take(wanted), stages, device)
+        for unit in units:
+            began, which = time.monotonic(), drawn[unit.fraction, unit.seed]
+            try:
+                if not len(which):
+                    raise UsageError(
+                        f"no cell of {dials.cell_px} px in these tiles is labelled by half: a smaller --cell"
+                    )
+                rows = torch.from_numpy(np.searchsorted(wanted, which)).to(device)
+                x, y = known[unit.stage][rows], torch.from_numpy(cells.classes[which]).to(device)
+                found = classify(unit.use, x, y, queries[unit.stage], dials.neighbours, dials.l2)
+                matrix = confusion_matrix(asked.classes.astype(np.uint8), found, len(legend.ids))
+                if unit.pictures and unit.stage == stages[-1]:
+                    few = draw_cells(asked, None, MOST_POINTS, (2,))
+                    points, shares = plane(x, queries[unit.stage][torch.from_numpy(few).to(device)])
+                    put_embedding(store, unit, points, shares, asked.classes[few])
+            except Exception as error:
+                yield unit, error
+                continue
+            record = _record(made, unit, labels[unit.fraction, unit.seed], scores(matrix, legend).flat(), matrix, began)
+            yield unit, record | {"cells": {"train": len(which), "scored": len(asked)}}
 
 
-def labels_of(made: Experiment, unit: Unit) -> Fraction:
+def _rounds(
+    units: Iterable[Unit], drawn: Mapping[tuple[float, int], NDArray[np.int64]], most: int
+) -> Iterator[tuple[list[Unit], NDArray[np.int64]]]:
+    """Deal units, seed by seed, to rounds of at most ``most`` cells together; gives the cells of each, sorted."""
+    chosen, wanted = list[Unit](), np.zeros(0, np.int64)
+    for _, group in itertools.groupby(sorted(units, key=lambda u: u.seed), key=lambda u: u.seed):
+        own = list(group)
+        cells = np.unique(np.concatenate([drawn[u.fraction, u.seed] for u in own]))
+        if chosen and len(np.union1d(wanted, cells)) > most:
+            yield chosen, wanted
+            chosen, wanted = [], wanted[:0]
+        chosen, wanted = chosen + own, np.union1d(wanted, cells)
+    if chosen:
+        yield chosen, wanted
+
+
+def labels_of(made: Experiment, unit: Unit, config: TaskConfig) -> Fraction:
     """Give the share of the training labels of a unit: equal for every encoder and use."""
     tiles = made.task.training_tiles()
-    counts = _counts(made)
+    counts = _counts(made, config)
     return label_fraction([made.task.corpus.key(int(n)) for n in tiles], counts, unit.fraction, unit.seed)
 
 
@@ -187,15 +215,15 @@ def _cells(made: Experiment, cell_px: int, config: TaskConfig, learn: Images, he
     return _READ[key]
 
 
-_COUNTED: dict[tuple[str, tuple[str, ...]], NDArray[np.int64]] = {}
-"""Labelled pixels of the training tiles by (manifest, scenes), for the jobs of one process."""
+_COUNTED: dict[tuple[str, tuple[str, ...], str], NDArray[np.int64]] = {}
+"""Labels of the training tiles by (manifest, scenes, task), for the jobs of one process."""
 
 
-def _counts(made: Experiment) -> NDArray[np.int64]:
+def _counts(made: Experiment, config: TaskConfig) -> NDArray[np.int64]:
     task = made.task
-    key = (task.corpus.manifest.digest, task.train)
+    key = (task.corpus.manifest.digest, task.train, digest(config.model_dump(mode="json")))
     if key not in _COUNTED:
-        _COUNTED[key] = label_counts(task.corpus, task.training_tiles(), task.legend)
+        _COUNTED[key] = label_counts(task.corpus, task.training_tiles(), task.legend, config)
     return _COUNTED[key]
 
 
@@ -230,10 +258,27 @@ def put_unit(store: Store, unit: Unit, record: Mapping[str, Any]) -> None:
     with suppress(AlreadyExists):  # another worker found the same
         store.put_once(unit.key, canonical_json(record))
     store.delete(f"{FAILED}/{unit.digest}.json")
-    for left in list(store.list(f"work/{unit.digest}/")):
+    _clear(store, unit.digest)
+
+
+def tidy(store: Store, units: Iterable[Unit]) -> None:
+    """Remove what earlier runs left of these units: notes of failures, which are tried again, and finished work."""
+    encoders = {(unit.data, unit.encoder) for unit in units}
+    for info in list(store.list(f"{FAILED}/")):
+        note = json.loads(store.get(info.key))
+        if (note["data"], note["encoder"]) in encoders:  # by name: a repaired encoder has other digests
+            store.delete(info.key)
+    done = {info.key for info in store.list("units/")}
+    for name in {info.key.split("/")[1] for info in store.list("work/")}:
+        if f"units/{name}.json" in done:  # killed between the result and the removal
+            _clear(store, name)
+
+
+def _clear(store: Store, name: str) -> None:
+    for left in list(store.list(f"work/{name}/")):
         store.delete(left.key)
     if isinstance(store, FolderStore):  # whose folders stay when they are empty
-        shutil.rmtree(store.root / "work" / unit.digest, ignore_errors=True)
+        shutil.rmtree(store.root / "work" / name, ignore_errors=True)
 
 
 def put_failure(store: Store, unit: Unit, error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from finetune.card import card_text
-from finetune.config import FinetuneRun
+from finetune.config import FinetuneRun, TaskConfig
 from finetune.evaluate import Result, Scorer, scored_scenes
 from finetune.fit import CARD_TEXT, MODEL, SCORES, fit
 from finetune.fractions import label_counts, label_fraction
@@ -82,15 +82,15 @@ def open_experiment(
     task = Task(split.corpus, legend, split.train, split.test)
     facts: dict[str, Any] = {"manifest": corpus.manifest.digest, "same_ground": same_ground, "notes": split.notes}
     if label_percent != 100:
-        task, labels = few_labels(task, label_percent, label_seed, say)
+        task, labels = few_labels(task, run.task, label_percent, label_seed, say)
         facts["labels"] = labels
     return Experiment(task, split.validate, corpus, facts)
 
 
-def few_labels(task: Task, percent: float, seed: int, say: Say) -> tuple[Task, dict[str, Any]]:
+def few_labels(task: Task, config: TaskConfig, percent: float, seed: int, say: Say) -> tuple[Task, dict[str, Any]]:
     """Keep a share of the labelled tiles to learn from; give the task of them and what was kept."""
     tiles = task.training_tiles()
-    counts = label_counts(task.corpus, tiles, task.legend)
+    counts = label_counts(task.corpus, tiles, task.legend, config)
     found = label_fraction([task.corpus.key(int(n)) for n in tiles], counts, percent / 100, seed)
     say(f"{percent:g} % of the labels: {found.text(task.legend.names)}")
     facts = {"percent": percent, "seed": seed, "tiles": len(found.chosen), "of_tiles": len(tiles), "share": found.share}

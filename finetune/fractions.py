@@ -6,9 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from finetune.config import TaskConfig
 from finetune.legend import IGNORED, Legend
+from finetune.targets import class_counts, tile_class, tile_classes, value_table
 from infra.errors import UsageError
 from shards.reader import Corpus
 from shards.tile import NO_DATA
@@ -23,25 +26,26 @@ class Fraction:
     asked: float
     chosen: NDArray[np.int64]
     share: float
-    pixels: Counts
+    labels: Counts
 
     def text(self, names: Sequence[str]) -> str:
         """Give one line for a person."""
-        parts = ", ".join(f"{name} {n}" for name, n in zip(names, self.pixels.tolist(), strict=True))
-        return f"{len(self.chosen)} tiles hold {100 * self.share:.2f} % of the labelled pixels ({parts})"
+        parts = ", ".join(f"{name} {n}" for name, n in zip(names, self.labels.tolist(), strict=True))
+        return f"{len(self.chosen)} tiles hold {100 * self.share:.2f} % of the labels ({parts})"
 
 
 def label_fraction(keys: Sequence[str], counts: Counts, fraction: float, seed: int) -> Fraction:
-    """Choose tiles that hold ``fraction`` (0..1) of all labelled pixels, or a little more.
+    """Choose tiles that hold ``fraction`` (0..1) of all labels, or a little more.
 
-    ``counts`` (tiles, classes) are labelled pixels. For one seed a smaller fraction is part of every larger one, the
-    order of the tiles does not matter, and every class that occurs occurs in the choice, which for very small
-    fractions takes more than was asked. Raises UsageError for no label at all, or a fraction outside of 0 < f <= 1.
+    ``counts`` (tiles, classes) are labels: pixels, or answers of tiles (``label_counts``). For one seed a smaller
+    fraction is part of every larger one, the order of the tiles does not matter, and every class that occurs occurs
+    in the choice, which for very small fractions takes more than was asked. Raises UsageError for no label at all, or
+    a fraction outside of 0 < f <= 1.
     """
     if not 0 < fraction <= 1:
         raise UsageError(f"label fraction {fraction}: expected more than 0 and at most 1 (1 % is 0.01)")
     if not counts.sum():
-        raise UsageError("no pixel of the training tiles is labelled, so there is no fraction to choose")
+        raise UsageError("nothing in the training tiles is labelled, so there is no fraction to choose")
     order, cover = tile_order(keys, counts, seed)
     held = np.cumsum(counts[order].sum(1))
     enough = int(np.searchsorted(held, fraction * held[-1] * (1 - 1e-12))) + 1
@@ -92,19 +96,37 @@ def _unit(names: Iterable[str], seed: int) -> NDArray[np.float64]:
     return np.array([int.from_bytes(d, "big") / 2**64 for d in hashed])
 
 
-def label_counts(corpus: Corpus, tiles: NDArray[np.int64], legend: Legend, threads: int = 4) -> Counts:
-    """Count the labelled and measured pixels of each class in each tile: (tiles, classes). Reads every tile."""
+def label_counts(
+    corpus: Corpus, tiles: NDArray[np.int64], legend: Legend, task: TaskConfig, threads: int = 4
+) -> Counts:
+    """Count the labels of each class in each tile, (tiles, classes), among pixels that are measured. Reads every tile.
+
+    They are pixels, or where a task has one answer for a tile, that answer: its class, each class that is there, or
+    for a number the commonest class, so that numbers are drawn from all classes too. Whether a tile has changed is
+    known from two dates only: its pixels count.
+    """
     with ThreadPoolExecutor(threads) as pool:
-        rows = list(pool.map(lambda n: _count(corpus, int(n), legend), tiles))
+        rows = list(pool.map(lambda n: _count(corpus, int(n), legend, task), tiles))
     return np.array(rows, np.int64).reshape(len(tiles), len(legend.ids))
 
 
-def _count(corpus: Corpus, n: int, legend: Legend) -> Counts:
-    tile = corpus.tile(n)
+def _count(corpus: Corpus, n: int, legend: Legend, task: TaskConfig) -> Counts:
+    tile, classes = corpus.tile(n), len(legend.ids)
     if tile.label is None:
-        return np.zeros(len(legend.ids), np.int64)
-    label = np.where((tile.pixels == NO_DATA).all(0), np.uint8(IGNORED), tile.label)
-    return np.bincount(legend.to_output(label).ravel(), minlength=256)[: len(legend.ids)]
+        return np.zeros(classes, np.int64)
+    label = legend.to_output(np.where((tile.pixels == NO_DATA).all(0), np.uint8(IGNORED), tile.label))
+    if task.kind == "regression":  # a class without a value is no label
+        valued = ~np.isnan(value_table(legend, task.target))
+        label = np.where(np.isin(label, np.flatnonzero(valued)), label, np.uint8(IGNORED))
+    one = torch.from_numpy(label)[None]
+    if not task.tiles or task.kind == "change":
+        return np.asarray(class_counts(one, classes)[0], np.int64)
+    answer = int(tile_class(one, legend, task)[0])
+    if answer == IGNORED:
+        return np.zeros(classes, np.int64)
+    if task.kind == "multilabel":
+        return np.asarray(tile_classes(one, legend, task)[0], np.int64)
+    return np.bincount([answer], minlength=classes)
 
 
 def percent_list(text: str) -> Iterator[float]:

@@ -29,7 +29,7 @@ from finetune.preview import map_page, value_page
 from finetune.regressor import Regressor
 from finetune.segmenter import Segmenter
 from finetune.value_strips import value_strips
-from finetune.vectors import Kind, VectorDials, parse_wanted, write_vectors
+from finetune.vectors import Kind, VectorDials, file_words, parse_wanted, write_vectors
 from infra.errors import ResourceError, UsageError
 from infra.record import sha256
 from infra.store import open_store, split_object
@@ -234,9 +234,9 @@ def _vectors(
     out: Path, legend: Legend, place: Place, wanted: Mapping[str, Kind], dials: VectorDials, files: dict[str, Path]
 ) -> dict[str, int]:
     counts = {}
-    ids = dict(zip(legend.names, legend.ids, strict=True))
+    ids, words = dict(zip(legend.names, legend.ids, strict=True)), file_words(legend)
     for name, kind in wanted.items():
-        safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+        safe = words[name]
         path = files[f"vectors_{safe}"] = out.with_suffix(f".{safe}.parquet")
         counts[name] = write_vectors(path, out, ids[name], name, kind, place, dials)
     return counts

@@ -15,6 +15,7 @@ import torch
 from labelled_corpus import PIXELS_DIGEST, SCALE, SCENES, Scene, build
 
 from finetune.bench import run_bench
+from finetune.bench_frozen import features
 from finetune.bench_plan import make_plan, open_fold
 from finetune.bench_units import Bench, Named, Probing, named
 from finetune.bench_work import do_job, labels_of
@@ -143,7 +144,7 @@ def test_draws_are_paired_and_smaller_shares_lie_within_larger_ones(whole):
     assert shares[1.0] == 1
     job = whole.plan.jobs[0]
     fold = open_fold(job.data, job.manifest, job.held_out, job.setting)
-    few, many = (labels_of(fold, replace(job.units[0], fraction=share)).chosen for share in (0.3, 0.7))
+    few, many = (labels_of(fold, replace(job.units[0], fraction=share), TaskConfig()).chosen for share in (0.3, 0.7))
     assert set(few.tolist()) < set(many.tolist())
 
 
@@ -186,6 +187,39 @@ def test_a_stop_in_the_middle_loses_only_what_was_running(folder, whole):
     assert (whole.done, again.done) == (8, 7)
     assert again.runs == whole.runs
     assert again.lines == whole.lines
+
+
+def test_a_worker_that_begins_again_does_only_what_is_left(folder, whole):
+    job, told = whole.plan.jobs[0], []
+    assert do_job(replace(job, encoder="memory://nowhere/at.all"), told.append) == {}, "nothing is opened"
+    assert told == list(job.units)
+
+
+def test_seeds_that_do_not_fit_into_memory_together_are_probed_in_turn(folder, monkeypatch):
+    fixed = {"encoders": (Named("x", f"{folder}/ours-0.safetensors"),), "reference": "x", "hold_out": "alpha"}
+    together = run_bench(_bench(folder, out="memory://bench-together", **fixed))
+    assert [len(job.units) for job in together.plan.jobs] == [4], "two seeds share their features"
+    read = []
+    monkeypatch.setattr("finetune.bench_work.MOST_KNOWN", 1)
+    monkeypatch.setattr("finetune.bench_work.features", lambda *args: read.append(len(args[3])) or features(*args))
+    assert run_bench(_bench(folder, out="memory://bench-in-turn", **fixed)).runs == together.runs
+    assert len(read) == 3, "the held-out cells, and those of each seed"
+
+
+def test_notes_of_failures_and_work_left_behind_are_cleared(folder, tmp_path):
+    missing, out = tmp_path / "later.safetensors", f"{tmp_path}/out"
+    asked = _bench(folder, out=out, encoders=(Named("random", "random"), Named("later", str(missing))), seeds=1)
+    store = open_store(out)
+    store.put("failed/of-another.json", b'{"encoder": "other", "data": "water", "reason": "?"}')
+    assert len(run_bench(asked).failed) == 2
+    assert len(list(store.list("failed/"))) == 3
+    missing.write_bytes((folder / "ours-0.safetensors").read_bytes())
+    done = next(info.key for info in store.list("units/")).split("/")[1].removesuffix(".json")
+    for name in (done, "still-running"):
+        store.put(f"work/{name}/checkpoints/step-1", b"x")
+    assert not run_bench(asked).failed
+    assert [info.key for info in store.list("failed/")] == ["failed/of-another.json"]
+    assert [info.key for info in store.list("work/")] == ["work/still-running/checkpoints/step-1"]
 
 
 def test_the_page_carries_everything_itself(made):

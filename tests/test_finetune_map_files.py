@@ -26,6 +26,7 @@ from finetune.thinning import thin
 from finetune.vectors import (
     VectorDials,
     centre_lines,
+    file_words,
     on_ground,
     outlines,
     parse_wanted,
@@ -202,6 +203,13 @@ def test_polygons_as_geoparquet_lie_where_the_map_does(tmp_path, place):
     )
     found = shapely.transform(shape, lambda xy: np.stack(to_metres(xy[:, 0], xy[:, 1]), 1))
     assert shapely.hausdorff_distance(found, expected) < 1.0, "a tenth of a pixel"
+
+
+def test_classes_that_differ_in_signs_only_have_files_of_their_own():
+    names = ("open water", "open/water", "city")
+    classes = [{"id": n, "name": name, "colour": [n, 0, 0]} for n, name in enumerate(names)]
+    words = {"open water": "open_water-0", "open/water": "open_water-1", "city": "city"}
+    assert file_words(Legend.model_validate({"classes": classes})) == words
 
 
 def test_roads_become_lines_along_their_middle(tmp_path):

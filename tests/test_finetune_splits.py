@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from labelled_corpus import LEGEND, PIXELS_DIGEST, SCALE, SCENES, Scene, _source, _tiles, build
 from pyproj import Geod
 
+from finetune.config import TaskConfig
 from finetune.fractions import label_counts, label_fraction, percent_list
 from finetune.leaks import equal_area, leaks, pretraining_manifest
 from finetune.legend import read_legend
@@ -189,13 +190,13 @@ def test_a_fraction_has_the_classes_of_the_whole_and_about_its_size():
     for fraction in (0.01, 0.05, 0.1, 0.25):
         found = label_fraction(keys, counts, fraction, 3)
         assert found.share == pytest.approx(fraction, abs=2 / 4000)
-        whole, part = counts.sum(0) / counts.sum(), found.pixels / found.pixels.sum()
+        whole, part = counts.sum(0) / counts.sum(), found.labels / found.labels.sum()
         assert part == pytest.approx(whole, rel=0.35 if fraction == 0.01 else 0.15)
     one, other = (set(label_fraction(keys, counts, 0.1, s).chosen.tolist()) for s in (1, 2))
     assert 10 < len(one & other) < 100, "other seeds take other tiles"
     with pytest.raises(UsageError, match="expected more than 0"):
         label_fraction(keys, counts, 0, 0)
-    with pytest.raises(UsageError, match="no pixel"):
+    with pytest.raises(UsageError, match="nothing in the training tiles"):
         label_fraction(keys, counts * 0, 0.5, 0)
     assert list(percent_list("1,5, 100")) == [0.01, 0.05, 1.0]
     with pytest.raises(UsageError, match="'200' is no share"):
@@ -205,7 +206,7 @@ def test_a_fraction_has_the_classes_of_the_whole_and_about_its_size():
 def test_a_fraction_of_a_corpus_is_another_version():
     corpus = build("memory://splits-fraction")
     tiles = corpus.select(scenes=["alpha", "beta"], labelled=True)
-    counts = label_counts(corpus, tiles, WATER)
+    counts = label_counts(corpus, tiles, WATER, TaskConfig())
     expected = [
         [int(((t.label == k) & (t.pixels > 0).any(0)).sum()) for k in (0, 1)]
         for t in (corpus.tile(int(n)) for n in tiles)
@@ -219,6 +220,32 @@ def test_a_fraction_of_a_corpus_is_another_version():
     assert part.manifest.lineage.dials == {"fraction": 0.3, "seed": 1}
     assert (part.tile(0).pixels == corpus.tile(corpus.find(part.key(0))).pixels).all()
     assert part.shard_counts().sum() == len(part)
+
+
+def test_labels_of_tiles_with_one_answer_are_answers():
+    """Twice as many labelled pixels in a tile are not twice as many labels."""
+    corpus = build("memory://splits-answers")
+    tiles = corpus.select(labelled=True)
+    labels = [corpus.tile(int(n)).label for n in tiles]
+    water = np.array([[(label == k).sum() for k in (0, 1)] for label in labels])
+    share = water / water.sum(1, keepdims=True)
+
+    def counted(**dials):
+        return label_counts(corpus, tiles, WATER, TaskConfig(**dials)).tolist()
+
+    commonest = np.eye(2, dtype=int)[(share[:, 1] > 0.5).astype(int)].tolist()
+    assert counted(kind="classification") == commonest
+    assert counted(kind="classification", labelled_share=0.99) == [
+        row if (label != 255).mean() >= 0.99 else [0, 0] for row, label in zip(commonest, labels, strict=True)
+    ]
+    assert counted(kind="multilabel", present_share=0.3) == (share >= 0.3).astype(int).tolist()
+    share_of = {"kind": "regression", "target": {"share_of": ["water"]}}
+    assert counted(**share_of, level="tile") == commonest
+    assert counted(**share_of) == water.tolist()
+    assert counted(kind="regression", target={"values": {"water": 2.0}}) == (water * [0, 1]).tolist()
+    assert counted(kind="regression", level="tile", labelled_share=0, target={"values": {"water": 2.0}}) == [
+        [0, int(n > 0)] for n in water[:, 1]
+    ]
 
 
 def test_leaks_have_the_share_of_the_ground_that_was_seen():
