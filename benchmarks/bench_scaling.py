@@ -1,6 +1,6 @@
 """Two ranks against one: images per second of the whole loop (reading, views, DDP over gloo, checkpoint at the end).
 
-    python benchmarks/bench_scaling.py [--run di3cl_laptop] [--steps 14] [--rounds 3] [--free]
+    python benchmarks/bench_scaling.py [--run di3cl_laptop] [--size 96] [--batch 16] [--steps 14] [--rounds 3] [--free]
 
 Each rank has one thread of torch and one core to which all its threads are bound, readers and gloo's included, so that
 the single rank does not read on a core that two ranks would have to share (``--free`` leaves the choice to the system).
@@ -49,7 +49,8 @@ def rank(job: dict[str, object]) -> None:
 
     run = resolve(DI3CLRun, run=str(job["run"]))
     size = int(os.environ["WORLD_SIZE"])
-    update = {"steps": job["steps"], "batch": run.batch // 2 * size, "log_every": 1}
+    views = run.views.model_copy(update={"size_px": job["size"]})
+    update = {"steps": job["steps"], "batch": int(str(job["batch"])) * size, "log_every": 1, "views": views}
     config = run.model_copy(update=update)
     told = Job("di3cl", config, str(job["data"]), str(job["out"]), "cpu", 1)
     spent = noted(Step)
@@ -102,6 +103,8 @@ def rate(size: int, job: dict[str, object], folder: str, *, apart: bool = False)
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", default="di3cl_laptop")
+    parser.add_argument("--size", type=int, help="of a view, pixels; as in the run")
+    parser.add_argument("--batch", type=int, help="of a rank; half of the run's")
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--free", action="store_true")
@@ -113,10 +116,15 @@ def main() -> None:
         return
     from pretrain_corpus import make_corpus
 
-    before = machine()
+    from pretrain.config import resolve
+    from pretrain.di3cl_run import DI3CLRun
+
+    run, before = resolve(DI3CLRun, run=told.run), machine()
+    size, batch = told.size or run.views.size_px, told.batch or run.batch // 2
     with tempfile.TemporaryDirectory() as folder:
-        make_corpus(f"{folder}/corpus", tiles=TILES, size=128)
-        job = {"run": told.run, "steps": told.steps, "data": f"{folder}/corpus", "pinned": not told.free}
+        make_corpus(f"{folder}/corpus", tiles=TILES, size=max(128, -(-size // 64) * 64))
+        job: dict[str, object] = {"run": told.run, "size": size, "batch": batch, "steps": told.steps}
+        job |= {"data": f"{folder}/corpus", "pinned": not told.free}
         rates: dict[str, list[tuple[float, float]]] = {"1": [], "2": [], "2 apart": []}
         for _ in range(told.rounds):
             for name, seen in rates.items():
@@ -125,6 +133,8 @@ def main() -> None:
     cpu = {name: statistics.median(s for _, s in seen) for name, seen in rates.items()}
     results = {
         "run": told.run,
+        "size_px": size,
+        "batch_of_a_rank": batch,
         "pinned": not told.free,
         "images_per_s": {name: [round(r, 2) for r, _ in seen] for name, seen in rates.items()},
         "cpu_ms_per_image": {name: round(1e3 * s, 2) for name, s in cpu.items()},

@@ -85,7 +85,8 @@ def ours(asked: argparse.Namespace, folder: str, clock: Clock) -> Callable[[int]
     import pretrain.di3cl as method
     from infra.allocator import keep_freed_memory
     from infra.world import World
-    from pretrain.optim import learning_rate, make_optimiser
+    from pretrain.loop import prepare
+    from pretrain.optim import learning_rate
     from pretrain.parts import Queue
     from pretrain.step import Step
     from shards.draw import generator
@@ -94,7 +95,7 @@ def ours(asked: argparse.Namespace, folder: str, clock: Clock) -> Callable[[int]
     keep_freed_memory()
     config, corpus, world = config_of(asked), Corpus.open(f"{folder}/corpus"), World()
     learner = method.DI3CL(config, corpus.scale, world)
-    optimiser = make_optimiser(learner.parameters(), config.optim, world.device)
+    optimiser = prepare(learner, config, world, late=False)
     doing, draw = Step(learner, optimiser, config, world, late=False), learner.draw
     clock.around(method, "encoder_input", "grey values")
     clock.around(method, "follow", "EMA")

@@ -20,8 +20,6 @@ def encoder_input(codes: Tensor, numbers: Tensor, scale: DbScale, config: PairRu
     with torch.autocast(codes.device.type, enabled=False):  # greys have more levels than bf16
         grey, valid = changed_grey(codes, numbers, scale, config.input, config.augment)
         x = normalise(augment(grey, valid, numbers, config.augment), valid, config.input)
-    if x.is_cuda:
-        x = x.contiguous(memory_format=torch.channels_last)
     return x if x.shape[1] == 1 else match_bands(x, config.encoder.bands)
 
 

@@ -78,7 +78,7 @@ def train(
     claim(store, run, config, world)
     if late is None:
         late = world.device.type == "cuda" and config.sharding == "none"
-    optimiser = _prepare(learner, config, world, late)
+    optimiser = prepare(learner, config, world, late)
     began = _resume(learner, optimiser, world, store, name)
     doing = Step(learner, optimiser, config, world, late=late)
     messages, meter = Messages(world, late=late), Meter(config.batch, config.peak_tflops or peak_tflops(world.device))
@@ -137,11 +137,10 @@ def train(
         return Summary(count.done, began, count.done >= config.steps, count.last)
 
 
-def _prepare(learner: Learner, config: LoopConfig, world: World, late: bool) -> torch.optim.Optimizer:
+def prepare(learner: Learner, config: LoopConfig, world: World, late: bool) -> torch.optim.Optimizer:
     """Put the learner on its device, in the form that the dials ask for, and make its optimiser."""
     learner.module.to(world.device)
-    auto = config.memory_format == "auto" and world.device.type == "cuda"
-    if auto or config.memory_format == "channels_last":
+    if config.memory_format != "contiguous":
         learner.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     convert(learner.module, config.batch_norm, world, config.batch_norm_groups)
     if config.sharding == "fsdp":
