@@ -230,6 +230,8 @@ def _identity(
         kept = ("cell_px", "most_cells", "neighbours" if use == "knn" else "l2")
         decided = {"run": {name: run[name] for name in ("task", "depth", "input")}, "stage": stage}
         decided |= {"probing": {name: probing[name] for name in kept}}
+    if fraction < 1 and (bench.run.task.tiles or bench.run.task.kind == "regression"):
+        decided["labels"] = "answers"  # drawn otherwise than by versions that counted pixels
     return {
         "format": FORMAT,
         "use": use,

@@ -54,7 +54,7 @@ def meaning(plan: Plan) -> Iterator[str]:
         " and strengths and neighbours were fixed beforehand."
     )
     yield (
-        "A share of the labels is drawn by the seed, by whole tiles, so that every class keeps some pixels and a"
+        "A share of the labels is drawn by the seed, by whole tiles, so that every class keeps some and a"
         " smaller share lies within a larger one. All encoders get the same folds, tiles and seeds: differences are"
         " taken run by run."
     )

@@ -45,7 +45,7 @@ from finetune.targets import task_legend
 from infra.errors import PartialError, SarsenseError, UsageError
 from infra.folder import FolderStore
 from infra.record import canonical_json, digest, sha256
-from infra.store import AlreadyExists, Store, open_store
+from infra.store import AlreadyExists, NotFound, Store, open_store
 from infra.world import Device, World, current
 
 RECORD = "sarsense-bench-unit-1"
@@ -156,7 +156,7 @@ def probed(
     queries = features(encoder, card, held, asked, stages, device)
     legend = task_legend(task.legend, run.task)
     for units, wanted in _rounds(job.units, drawn, MOST_KNOWN // sum(encoder.channels[s - 1] for s in stages)):
-        known = features(encoder, card, learn, cells.take(wanted), stages, device)
+        known = features(encoder, card, learn, cells.take(wanted), stages, device) if len(wanted) else {}
         for unit in units:
             began, which = time.monotonic(), drawn[unit.fraction, unit.seed]
             try:
@@ -177,6 +177,7 @@ def probed(
                 continue
             record = _record(made, unit, labels[unit.fraction, unit.seed], scores(matrix, legend).flat(), matrix, began)
             yield unit, record | {"cells": {"train": len(which), "scored": len(asked)}}
+        known.clear()  # before the next are made
 
 
 def _rounds(
@@ -263,11 +264,12 @@ def put_unit(store: Store, unit: Unit, record: Mapping[str, Any]) -> None:
 
 def tidy(store: Store, units: Iterable[Unit]) -> None:
     """Remove what earlier runs left of these units: notes of failures, which are tried again, and finished work."""
-    encoders = {(unit.data, unit.encoder) for unit in units}
+    names = {(unit.data, unit.encoder, unit.task) for unit in units}
     for info in list(store.list(f"{FAILED}/")):
-        note = json.loads(store.get(info.key))
-        if (note["data"], note["encoder"]) in encoders:  # by name: a repaired encoder has other digests
-            store.delete(info.key)
+        with suppress(NotFound):  # another run has removed it
+            note = json.loads(store.get(info.key))
+            if (note["data"], note["encoder"], note["task"]) in names:  # a repaired encoder has other digests
+                store.delete(info.key)
     done = {info.key for info in store.list("units/")}
     for name in {info.key.split("/")[1] for info in store.list("work/")}:
         if f"units/{name}.json" in done:  # killed between the result and the removal

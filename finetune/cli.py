@@ -64,7 +64,7 @@ def train_command(
     seeds
         How many times to train: seeds --seed, --seed + 1, ...
     labels
-        Per cent of the labelled pixels to learn from; every class stays, 1 % is part of 5 % of the same --label-seed.
+        Per cent of the labels to learn from; every class stays, 1 % is part of 5 % of the same --label-seed.
     label_seed
         Which tiles those are.
     tries

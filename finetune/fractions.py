@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from finetune.config import TaskConfig
 from finetune.legend import IGNORED, Legend
-from finetune.targets import class_counts, tile_class, tile_classes, value_table
+from finetune.targets import tile_class, tile_classes, value_table
 from infra.errors import UsageError
 from shards.reader import Corpus
 from shards.tile import NO_DATA
@@ -118,9 +118,9 @@ def _count(corpus: Corpus, n: int, legend: Legend, task: TaskConfig) -> Counts:
     if task.kind == "regression":  # a class without a value is no label
         valued = ~np.isnan(value_table(legend, task.target))
         label = np.where(np.isin(label, np.flatnonzero(valued)), label, np.uint8(IGNORED))
-    one = torch.from_numpy(label)[None]
     if not task.tiles or task.kind == "change":
-        return np.asarray(class_counts(one, classes)[0], np.int64)
+        return np.bincount(label.ravel(), minlength=IGNORED + 1)[:classes]
+    one = torch.from_numpy(label)[None]
     answer = int(tile_class(one, legend, task)[0])
     if answer == IGNORED:
         return np.zeros(classes, np.int64)

@@ -10,6 +10,7 @@ from finetune.legend import Legend
 from finetune.metrics import confusion_matrix
 from finetune.mosaic import Predict, SceneTiles, class_strips
 from infra.errors import UsageError
+from pretrain.step import channels_last
 from shards.manifest import Source
 from shards.reader import Corpus
 from shards.tile import Tile
@@ -21,7 +22,7 @@ def predictor(network: nn.Module, device: torch.device) -> Predict:
     Its weights are laid out one way, however it was trained or read: a model just trained and the same read from its
     file give the same digits.
     """
-    network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    channels_last(network.to(device).eval())
 
     def predict(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
         with torch.inference_mode():

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +57,11 @@ def parse_wanted(text: str, legend: Legend) -> dict[str, Kind]:
 
 
 def file_words(legend: Legend) -> dict[str, str]:
-    """Give the part of a file's name for each class; names that differ in signs only have their id added."""
+    """Give the part of a file's name for each class; where names differ in signs only, all have their id added."""
     words = {name: "".join(c if c.isalnum() or c in "-_" else "_" for c in name) for name in legend.names}
-    taken = Counter(words.values())
-    ids = dict(zip(legend.names, legend.ids, strict=True))
-    return {name: word if taken[word] == 1 else f"{word}-{ids[name]}" for name, word in words.items()}
+    if len(set(words.values())) == len(words):
+        return words
+    return {name: f"{id}-{words[name]}" for name, id in zip(legend.names, legend.ids, strict=True)}
 
 
 def write_vectors(

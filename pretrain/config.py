@@ -152,7 +152,7 @@ class LoopConfig(Frozen):
     batch_norm_groups: int = Field(default=8, ge=2)
     """Groups of batch_norm split; each is normalised as if it were a rank."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
-    """Order of convolution weights in memory; auto: channels_last, which is faster on a GPU and on a CPU."""
+    """Order of convolution weights in memory; auto: channels_last, the faster one, but contiguous with fsdp."""
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster steps."""
     sharding: Literal["none", "fsdp"] = "none"
@@ -166,6 +166,12 @@ class LoopConfig(Frozen):
     peak_tflops: float | None = Field(default=None, gt=0)
     """Peak of a rank's device, for the share of it that is used; null: known for some GPUs in bf16."""
     checkpoint: Keeping = Keeping()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.sharding == "fsdp" and self.memory_format == "channels_last":
+            raise ValueError("sharding fsdp takes contiguous weights only: leave memory_format at auto")
+        return self
 
     def identity(self) -> dict[str, Any]:
         """Give what decides the result: everything but how it is read, computed, logged and saved."""

@@ -29,7 +29,7 @@ from pretrain.optim import make_optimiser
 from pretrain.run_folder import RUN
 from pretrain.saver import Saver
 from pretrain.sharding import shard
-from pretrain.step import Step
+from pretrain.step import Step, channels_last
 from pretrain.trackers import Tracker
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def train(
 def prepare(learner: Learner, config: LoopConfig, world: World, late: bool) -> torch.optim.Optimizer:
     """Put the learner on its device, in the form that the dials ask for, and make its optimiser."""
     learner.module.to(world.device)
-    if config.memory_format != "contiguous":
-        learner.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.memory_format != "contiguous" and config.sharding == "none":
+        channels_last(learner.module)
     convert(learner.module, config.batch_norm, world, config.batch_norm_groups)
     if config.sharding == "fsdp":
         shard(learner.module, world)

@@ -10,6 +10,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from labelled_corpus import PIXELS_DIGEST, SCALE, SCENES, Scene, build
@@ -18,7 +19,7 @@ from finetune.bench import run_bench
 from finetune.bench_frozen import features
 from finetune.bench_plan import make_plan, open_fold
 from finetune.bench_units import Bench, Named, Probing, named
-from finetune.bench_work import do_job, labels_of
+from finetune.bench_work import _rounds, do_job, labels_of
 from finetune.cli import app
 from finetune.config import CropConfig, DecoderConfig, FinetuneRun, TargetConfig, TaskConfig
 from finetune.model import model_of
@@ -206,11 +207,22 @@ def test_seeds_that_do_not_fit_into_memory_together_are_probed_in_turn(folder, m
     assert len(read) == 3, "the held-out cells, and those of each seed"
 
 
+def test_a_share_without_cells_fails_alone(folder, monkeypatch):
+    asked = _bench(folder, out="memory://bench-cells", hold_out="alpha", encoders=(Named("random", "random"),))
+    units, cells = make_plan(asked, "cpu", **QUIET).jobs[0].units, np.arange(10)
+    few, all_ = ((u.fraction, u.seed) for u in units[:2])
+    assert next(_rounds(units, {few: cells[:0], all_: cells}, 5))[1].tolist() == cells.tolist()
+    job = replace(make_plan(asked, "cpu", **QUIET).jobs[0], units=units[:1])
+    monkeypatch.setattr("finetune.bench_work.draw_cells", lambda *given: np.arange(0 if given[3][0] else 9))
+    (reason,) = do_job(job).values()
+    assert "labelled by half: a smaller --cell" in reason
+
+
 def test_notes_of_failures_and_work_left_behind_are_cleared(folder, tmp_path):
     missing, out = tmp_path / "later.safetensors", f"{tmp_path}/out"
     asked = _bench(folder, out=out, encoders=(Named("random", "random"), Named("later", str(missing))), seeds=1)
     store = open_store(out)
-    store.put("failed/of-another.json", b'{"encoder": "other", "data": "water", "reason": "?"}')
+    store.put("failed/of-another.json", b'{"encoder": "other", "data": "water", "task": "knn-2"}')
     assert len(run_bench(asked).failed) == 2
     assert len(list(store.list("failed/"))) == 3
     missing.write_bytes((folder / "ours-0.safetensors").read_bytes())

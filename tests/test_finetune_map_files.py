@@ -206,10 +206,11 @@ def test_polygons_as_geoparquet_lie_where_the_map_does(tmp_path, place):
 
 
 def test_classes_that_differ_in_signs_only_have_files_of_their_own():
-    names = ("open water", "open/water", "city")
+    names = ("open water", "open/water", "open_water-1")
     classes = [{"id": n, "name": name, "colour": [n, 0, 0]} for n, name in enumerate(names)]
-    words = {"open water": "open_water-0", "open/water": "open_water-1", "city": "city"}
+    words = {"open water": "0-open_water", "open/water": "1-open_water", "open_water-1": "2-open_water-1"}
     assert file_words(Legend.model_validate({"classes": classes})) == words
+    assert file_words(LEGEND) == {name: name for name in LEGEND.names}
 
 
 def test_roads_become_lines_along_their_middle(tmp_path):

@@ -13,7 +13,7 @@ from infra.log import read_lines
 from infra.store import open_store
 from infra.world import World
 from pretrain.checkpoint import latest
-from pretrain.config import LoopConfig, Optim, run_digest
+from pretrain.config import LoopConfig, Optim, run_digest, validate
 from pretrain.di3cl import DI3CL
 from pretrain.loop import train
 from pretrain.pair_run import ViewConfig
@@ -59,6 +59,8 @@ def test_divided_ranks_learn_as_whole_ones_and_change_into_them(tmp_path: Path, 
 def test_one_rank_is_not_divided(tmp_path: Path):
     with pytest.raises(UsageError, match="fsdp needs several ranks"):
         _trained(World(), (str(tmp_path), DIVIDED, 8))
+    with pytest.raises(UsageError, match="sharding fsdp takes contiguous weights only"):
+        validate(LoopConfig, {"sharding": "fsdp", "memory_format": "channels_last"}, "dials")
 
 
 def _di3cl(world: World, told: tuple[str, str]) -> list[float]:
@@ -66,6 +68,7 @@ def _di3cl(world: World, told: tuple[str, str]) -> list[float]:
     # At 32 px the last map is one cell, batch norm sees two values, and 1e-6 of a weight is a third of the loss later.
     views, optim = ViewConfig(size_px=96, min_box_px=16, boxes=4), Optim(lr=1e-4, lr_batch=None)
     update = {"steps": 3, "log_every": 1, "batch": 4, "optim": optim, "views": views, "sharding": sharding}
+    update |= {"memory_format": "contiguous"}  # as with fsdp: another layout rounds otherwise
     config = SMALL.model_copy(update=update)
     learner = DI3CL(config, DbScale(), world)
     train(learner, Ground(learner), config, world, open_store(folder), {"a": 1})

@@ -20,9 +20,11 @@ from infra.world import World
 from pretrain.config import EncoderConfig, Keeping, LoopConfig, Optim
 from pretrain.di3cl import DI3CL
 from pretrain.di3cl_run import ContrastConfig, DI3CLRun, HeadConfig
+from pretrain.encoder import ResNet
 from pretrain.loop import Diverged, train
 from pretrain.meter import Meter
 from pretrain.pair_run import ViewConfig
+from pretrain.step import channels_last
 from shards.feed import Batch, generator
 from shards.tile import DbScale
 
@@ -231,3 +233,11 @@ def test_a_faster_form_of_the_network_learns_the_same(tmp_path: Path, dial: dict
         assert list(learner.module.state_dict()) == names
         curves.append([line["loss"] for line in read_lines(open_store(str(folder)), "metrics")])
     assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("bands", [1, 2])
+def test_gradients_lie_as_the_weights_so_that_ranks_sum_them_in_place(bands: int):
+    encoder = ResNet(50, bands)
+    channels_last(encoder)
+    sum(values.mean() for values in encoder(torch.randn(2, bands, 64, 64))).backward()
+    assert {name for name, p in encoder.named_parameters() if p.grad.stride() != p.stride()} == set()
