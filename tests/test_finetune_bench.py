@@ -408,6 +408,21 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_tables(made, folder,
 
 
 @pytest.mark.slow
+def test_in_a_bucket_all_is_the_same(made, folder, s3_url, capsys):
+    build(f"{s3_url}/corpus")
+    store = open_store(s3_url)
+    for seed in (0, 1):
+        store.put(f"ours-{seed}.safetensors", (folder / f"ours-{seed}.safetensors").read_bytes())
+    assert exit_code(app, _argv(s3_url, f"{s3_url}/out", *ALL)) == 0, capsys.readouterr().err
+    for name in ("runs.csv", "table.csv"):
+        assert store.get(f"out/{name}") == (made.out / name).read_bytes()
+    assert b"alpha: backscatter" in store.get("out/bench.html")
+    assert not list(store.list("out/work/")), "checkpoints go when a unit is done"
+    assert exit_code(app, _argv(s3_url, f"{s3_url}/out", *ALL)) == 0
+    assert "0 of 12 units were done now" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_workers_on_ray_find_the_same_numbers(made, folder, tmp_path):
     assert exit_code(app, _argv(folder, tmp_path / "ray", *ALL, "--workers", "2")) == 0
     for name in ("runs.csv", "table.csv"):
