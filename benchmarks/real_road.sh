@@ -57,9 +57,10 @@ infra submit -- "${short[@]}" --out s3://sarsense/killed
 python - <<'PY'
 from infra.log import read_lines
 from infra.store import open_store
-timing = {"images_per_s", "data_wait_share"}
+learned = ("step", "loss", "match", "top1", "spread", "grad_norm", "lr")  # all else is timing
 runs = [read_lines(open_store(f"s3://sarsense/{name}"), "metrics") for name in ("peace", "killed")]
-one, two = ([{k: v for k, v in line.items() if k not in timing} for line in run] for run in runs)
+one, two = ([{k: v for k, v in line.items() if k.startswith(learned) and k != "step_s"} for line in run] for run in runs)
+assert {"step", "loss", "loss_region", "grad_norm"} <= one[0].keys()
 names = [[o.key for o in open_store(f"s3://sarsense/{n}").list("checkpoints/")][-1] for n in ("peace", "killed")]
 assert one == two and names[0] == names[1], (one, two, names)
 print(f"equal to the last digit: {len(one)} lines of losses, and the final state {names[0]}")
