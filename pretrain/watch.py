@@ -4,6 +4,7 @@ Nothing of it changes the run: the encoder looks in evaluation mode and gets its
 drawn from a generator that training uses.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -141,10 +142,13 @@ def deviation(vectors: Tensor) -> float:
 def effective_rank(rows: Tensor) -> float:
     """Give how many directions rows (N, D) fill about their mean: exp of the entropy of the singular values' shares.
 
-    Roy and Vetterli 2007. At most 1,024 rows are taken, evenly; 0.0 where all rows are equal.
+    Roy and Vetterli 2007. At most 1,024 rows are taken, evenly; 0.0 where all rows are equal, NaN where some are not
+    finite: whether training goes on is not decided here.
     """
     taken = rows[torch.linspace(0, len(rows) - 1, min(len(rows), ROWS), device=rows.device).long()].double()
     taken = taken - taken.mean(0)
+    if not bool(torch.isfinite(taken).all()):
+        return math.nan
     gram = taken @ taken.t() if taken.shape[0] < taken.shape[1] else taken.t() @ taken
     powers = torch.linalg.eigvalsh(gram).clamp(min=0)
     # Squares below the precision of the greatest are rounding, and their roots would look like directions.
