@@ -36,7 +36,7 @@ WARM = 4  # steps until compiled kernels are loaded and readers are ahead
 TILES = 64
 
 
-def rank(job: dict[str, object]) -> None:
+def rank(job: dict[str, Any]) -> None:
     """Be one rank of a measured run."""
     if job["pinned"]:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(os.environ["SARSENSE_BENCH_CORE"])]})
@@ -50,7 +50,7 @@ def rank(job: dict[str, object]) -> None:
     run = resolve(DI3CLRun, run=str(job["run"]))
     size = int(os.environ["WORLD_SIZE"])
     views = run.views.model_copy(update={"size_px": job["size"]})
-    update = {"steps": job["steps"], "batch": int(str(job["batch"])) * size, "log_every": 1, "views": views}
+    update = {"steps": job["steps"], "batch": job["batch"] * size, "log_every": 1, "views": views}
     config = run.model_copy(update=update)
     told = Job("di3cl", config, str(job["data"]), str(job["out"]), "cpu", 1)
     spent = noted(Step)
@@ -76,7 +76,7 @@ def noted(kind: Any) -> list[float]:
     return spent
 
 
-def rate(size: int, job: dict[str, object], folder: str, *, apart: bool = False) -> tuple[float, float]:
+def rate(size: int, job: dict[str, Any], folder: str, *, apart: bool = False) -> tuple[float, float]:
     """Give images per second of all ranks together, the median step after the warm ones, and CPU seconds an image."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         port = free_port()
@@ -123,7 +123,7 @@ def main() -> None:
     size, batch = told.size or run.views.size_px, told.batch or run.batch // 2
     with tempfile.TemporaryDirectory() as folder:
         make_corpus(f"{folder}/corpus", tiles=TILES, size=max(128, -(-size // 64) * 64))
-        job: dict[str, object] = {"run": told.run, "size": size, "batch": batch, "steps": told.steps}
+        job: dict[str, Any] = {"run": told.run, "size": size, "batch": batch, "steps": told.steps}
         job |= {"data": f"{folder}/corpus", "pinned": not told.free}
         rates: dict[str, list[tuple[float, float]]] = {"1": [], "2": [], "2 apart": []}
         for _ in range(told.rounds):

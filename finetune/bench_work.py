@@ -65,14 +65,16 @@ def do_job(job: Job, tell: Tell = lambda unit: None) -> dict[str, str]:
     StoreError where nothing can be put.
     """
     store, failed = open_store(job.setting.out), dict[str, str]()
-    there = {info.key for info in store.list("units/")}
+    there = _finished(store)
     for unit in (u for u in job.units if u.key in there):
         tell(unit)
     left = [u for u in job.units if u.key not in there]
+    if not left:
+        return failed
     job = replace(job, units=tuple(left))
     with _one_thread():
         try:
-            for unit, record in _results(job, store) if left else ():
+            for unit, record in _results(job, store):
                 if isinstance(record, Exception):
                     failed[unit.digest] = put_failure(store, unit, record)
                 else:
@@ -188,10 +190,11 @@ def _rounds(
     for _, group in itertools.groupby(sorted(units, key=lambda u: u.seed), key=lambda u: u.seed):
         own = list(group)
         cells = np.unique(np.concatenate([drawn[u.fraction, u.seed] for u in own]))
-        if chosen and len(np.union1d(wanted, cells)) > most:
+        together = np.union1d(wanted, cells)
+        if chosen and len(together) > most:
             yield chosen, wanted
-            chosen, wanted = [], wanted[:0]
-        chosen, wanted = chosen + own, np.union1d(wanted, cells)
+            chosen, together = [], cells
+        chosen, wanted = chosen + own, together
     if chosen:
         yield chosen, wanted
 
@@ -270,7 +273,7 @@ def tidy(store: Store, units: Iterable[Unit]) -> None:
             note = json.loads(store.get(info.key))
             if (note["data"], note["encoder"], note["task"]) in names:  # a repaired encoder has other digests
                 store.delete(info.key)
-    done = {info.key for info in store.list("units/")}
+    done = _finished(store)
     for name in {info.key.split("/")[1] for info in store.list("work/")}:
         if f"units/{name}.json" in done:  # killed between the result and the removal
             _clear(store, name)
@@ -293,7 +296,12 @@ def put_failure(store: Store, unit: Unit, error: Exception) -> str:
     return said
 
 
+def _finished(store: Store) -> set[str]:
+    """Give the keys of the results that are there."""
+    return {info.key for info in store.list("units/")}
+
+
 def read_units(store: Store, units: Iterable[Unit]) -> dict[str, dict[str, Any]]:
     """Give the records that are there, by digest."""
-    there = {info.key for info in store.list("units/")}
+    there = _finished(store)
     return {unit.digest: json.loads(store.get(unit.key)) for unit in units if unit.key in there}

@@ -10,7 +10,7 @@ from finetune.legend import Legend
 from finetune.metrics import confusion_matrix
 from finetune.mosaic import Predict, SceneTiles, class_strips
 from infra.errors import UsageError
-from pretrain.step import channels_last
+from pretrain.encoder import channels_last
 from shards.manifest import Source
 from shards.reader import Corpus
 from shards.tile import Tile

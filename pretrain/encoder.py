@@ -60,15 +60,31 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(y)) + shortcut)  # type: ignore[no-any-return]
 
 
+def channels_last(module: nn.Module) -> None:
+    """Lay the weights of flat convolutions out with channels innermost, in place; what they give lies so, too."""
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = innermost(parameter.data)
+
+
+def innermost(weight: Tensor) -> Tensor:
+    """Give a weight (out, in, rows, cols) laid out with its inputs innermost.
+
+    Its strides say so also where one input or one pixel would let it lie either way: outputs and gradients follow them.
+    """
+    _, inside, rows, cols = weight.shape
+    inner = weight.contiguous(memory_format=torch.channels_last)
+    return inner.as_strided(weight.shape, (rows * cols * inside, 1, cols * inside, inside))
+
+
 class FirstConv(nn.Conv2d):
     """A convolution that answers one band as that band repeated for all its inputs, without the copies."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Give (N, out, H', W') of (N, 1 or in, H, W)."""
         if x.shape[1] == 1 and self.in_channels > 1:
-            weight = self.weight.permute(0, 2, 3, 1).sum(3, keepdim=True).permute(0, 3, 1, 2)  # channels innermost
-            if self.weight.is_contiguous():
-                weight = weight.clone(memory_format=torch.contiguous_format)
+            weight = self.weight.sum(1, keepdim=True)
+            weight = weight if self.weight.is_contiguous() else innermost(weight)
             return functional.conv2d(x, weight, self.bias, self.stride, self.padding)
         return super().forward(x)
 

@@ -18,6 +18,7 @@ from infra.store import NotFound, Store
 from infra.world import World
 from pretrain import checkpoint
 from pretrain.config import LoopConfig, run_digest
+from pretrain.encoder import channels_last
 from pretrain.guard import Diverged as Diverged
 from pretrain.guard import Messages, Told, check_buffers, check_ranks
 from pretrain.journal import Journal
@@ -29,7 +30,7 @@ from pretrain.optim import make_optimiser
 from pretrain.run_folder import RUN
 from pretrain.saver import Saver
 from pretrain.sharding import shard
-from pretrain.step import Step, channels_last
+from pretrain.step import Step
 from pretrain.trackers import Tracker
 
 if TYPE_CHECKING:

@@ -128,16 +128,6 @@ def _divided(batch: Mapping[str, Tensor], parts: int) -> Iterator[Mapping[str, T
         yield {name: chunks[number] for name, chunks in divided.items()}
 
 
-def channels_last(module: nn.Module) -> None:
-    """Lay the weights of flat convolutions out with channels innermost, in place; what they give lies so, too."""
-    for parameter in module.parameters():
-        if parameter.dim() == 4:
-            inner = parameter.data.contiguous(memory_format=torch.channels_last)
-            _, channels, rows, cols = inner.shape
-            # Said also of 1x1 weights, which lie either way: their gradients do.
-            parameter.data = inner.as_strided(inner.shape, (rows * cols * channels, 1, cols * channels, channels))
-
-
 def compile_parts(module: nn.Module) -> None:
     """Compile, in place and when first called, every child that has parameters; names of parameters stay the same."""
     for child in module.children():

@@ -132,7 +132,7 @@ def test_a_rank_that_hangs_is_found_and_all_start_again(work: Any, tmp_path: Pat
     assert starts(tmp_path) == {0: 2, 1: 2}
     seconds = restarted(tmp_path) - when(tmp_path, "frozen")
     sys.stdout.write(f"\n{work.__name__}: all ranks were back {seconds:.1f} s after\n")
-    assert seconds > 10
+    assert 10 < seconds < 90
 
 
 def _signal_when_both_step(folder: Path, pid: Any, sent: list[float]) -> None:

@@ -270,7 +270,7 @@ def test_clock_time_zone_hash_seed_language_and_place_do_not_change_a_byte(
         env=os.environ | elsewhere,
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=240,
     )
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "out/manifest.json").read_bytes() == (corpus / "manifest.json").read_bytes()

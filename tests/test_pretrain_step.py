@@ -20,11 +20,10 @@ from infra.world import World
 from pretrain.config import EncoderConfig, Keeping, LoopConfig, Optim
 from pretrain.di3cl import DI3CL
 from pretrain.di3cl_run import ContrastConfig, DI3CLRun, HeadConfig
-from pretrain.encoder import ResNet
+from pretrain.encoder import ResNet, channels_last
 from pretrain.loop import Diverged, train
 from pretrain.meter import Meter
 from pretrain.pair_run import ViewConfig
-from pretrain.step import channels_last
 from shards.feed import Batch, generator
 from shards.tile import DbScale
 
