@@ -9,7 +9,8 @@ from typing import Any
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
+h1 { font-size: 1.7rem; margin-bottom: .2rem; overflow-wrap: anywhere }
+h2 { margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top }
 td { overflow-wrap: anywhere } td:first-child { overflow-wrap: break-word } td.number { white-space: nowrap }
@@ -40,9 +41,11 @@ def note(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Give a table; numbers are set to the right."""
+    """Give a table; numbers are set to the right in columns that hold nothing else."""
+    found = [tuple(row) for row in rows]
+    texts = [any(isinstance(value, str) and value for value in column) for column in zip(*found, strict=True)]
     top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(map(_cell, row, texts))}</tr>" for row in found)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -61,7 +64,8 @@ def png_of(plot: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, among_texts: bool) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"<td>{html.escape(str(value))}</td>"
-    return f'<td class="number">{value:,}</td>' if isinstance(value, int) else f'<td class="number">{value:,.4g}</td>'
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    return f"<td>{shown}</td>" if among_texts else f'<td class="number">{shown}</td>'

@@ -23,4 +23,11 @@ def test_data_never_becomes_markup() -> None:
 def test_numbers_are_grouped_and_set_right() -> None:
     assert '<td class="number">1,234,567</td>' in table(("n",), [(1234567,)])
     assert '<td class="number">0.1235</td>' in table(("x",), [(0.12345678,)])
+    assert '<td class="number">7</td>' in table(("n",), [("",), (7,)])  # an empty cell is no text
     assert "<td>True</td>" in table(("b",), [(True,)])
+
+
+def test_numbers_among_texts_do_not_narrow_their_column() -> None:
+    found = table(("what", "name", "n"), [("digest", "a8aae40b", 1), ("shards", 7, 2)])
+    assert "<td>7</td>" in found
+    assert '<td class="number">2</td>' in found
