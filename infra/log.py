@@ -19,6 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from infra.store import Store
@@ -26,6 +27,7 @@ from infra.store import Store
 PUT_EVERY_S = 15.0
 LINE_EVERY_S = 30.0
 SPEED_OVER_S = 120.0
+WIDE = 120  # columns of a terminal with room for a long bar
 
 
 class JsonLines:
@@ -101,6 +103,14 @@ def left_text(elapsed_s: float, done: int, begun_at: int, total: int) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02} left"
 
 
+class Note(ProgressColumn):
+    """What is said beside the bar; where the terminal is narrow, this is what is cut short."""
+
+    def render(self, task: Task) -> Text:
+        """Give the note on one line, however little room there is."""
+        return Text(task.fields["note"], style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class Steps:
     """Progress through numbered steps: a bar with rate and time left on a terminal, now and then a line elsewhere."""
 
@@ -111,15 +121,16 @@ class Steps:
         self._bar: Progress | None = None
         self._row = TaskID(0)
         if not quiet and self._stream.isatty():
+            console = Console(file=self._stream)
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                Rate(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", style="dim"),
-                console=Console(file=self._stream),
+                BarColumn(40 if console.width >= WIDE else 10, table_column=Column(no_wrap=True)),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                Rate(table_column=Column(no_wrap=True)),
+                TimeElapsedColumn(table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(table_column=Column(no_wrap=True)),
+                Note(),
+                console=console,
                 speed_estimate_period=SPEED_OVER_S,
             )
             self._row = self._bar.add_task(title, total=total, completed=start, note="")

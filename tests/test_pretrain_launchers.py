@@ -18,11 +18,13 @@ from slurm import slurm_programs
 from infra.ports import free_port
 from infra.store import open_store
 from infra.world import World
+from pretrain.config import resolve
 from pretrain.di3cl_run import DI3CLRun
 from pretrain.launch import Job, work
 from pretrain.run_folder import checkpoint_keys, read_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+NAMED = "di3cl_laptop_faithful"
 DIALS = {
     "steps": 30, "batch": 4, "log_every": 1, "lanes": 2, "checkpoint": {"every": 3},
     "encoder": {"depth": 18}, "views": {"size_px": 32, "min_box_px": 8, "boxes": 4},
@@ -47,7 +49,8 @@ def _work(world: World, job: Job) -> int:
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> str:
     """Name, and so digest, of the last checkpoint of two ranks that nothing disturbed."""
-    job = Job("di3cl", DI3CLRun.model_validate(DIALS), f"{folder}/corpus", f"{folder}/straight", "cpu", 1)
+    run = resolve(DI3CLRun, run=NAMED, config=f"{folder}/run.yaml")
+    job = Job("di3cl", run, f"{folder}/corpus", f"{folder}/straight", "cpu", 1)
     assert run_ranks(_work, job, 2, folder) == [30, 30]
     return newest(folder / "straight")
 
@@ -62,7 +65,8 @@ def checkpoint_step(key: str) -> int:
 
 def of_the_run(folder: Path, out: Path) -> list[str]:
     where = ["--data", f"{folder}/corpus", "--out", str(out), "--device", "cpu"]
-    return ["di3cl", *where, "--config", f"{folder}/run.yaml", "--threads", "1"]  # the last digits heed the threads
+    what = ["--run", NAMED, "--config", f"{folder}/run.yaml"]
+    return ["di3cl", *where, *what, "--threads", "1"]  # the last digits heed the threads
 
 
 class Group:

@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +253,21 @@ def test_progress_is_lines_where_there_is_no_terminal(tmp_path: Path):
         with Steps("quiet", 0, 3, quiet=True, stream=out) as steps:
             steps.update(3)
     assert (tmp_path / "out").read_text() == "train 1/3 loss 1\ntrain 3/3 loss 1\n"
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_narrow_terminal_cuts_the_note_and_never_the_numbers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    with Steps("di3cl", 0, 300, stream=out) as steps:
+        steps.update(15, "loss 13.19, 78.6 images/s, 0.0% waiting for data")
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue()).strip().splitlines()[-1]
+    assert "15/300" in last
+    assert "0:00:00" in last
+    assert "loss 13.19, 78.6" in last
+    assert len(last) <= 80

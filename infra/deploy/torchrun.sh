@@ -16,4 +16,4 @@ exec torchrun \
   --rdzv-id="${RUN_ID:-sarsense}" \
   ${ADDRESS:+--local-addr="$ADDRESS"} \
   --max-restarts="${RESTARTS:-3}" \
-  -m pretrain "$@"
+  -m -- pretrain "$@"  # after --, torchrun takes no option for its own: --run would be its --run-path
