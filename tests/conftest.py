@@ -1,6 +1,7 @@
 """What all tests share: where the real products are, and a running S3 server."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from s3_server import S3Server, what_was_left_out
 from s3_server import s3_server as running_s3_server
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands do, before torch is loaded
+
+S3_FOLDER = "s3-of-the-session"
 
 
 @pytest.fixture(scope="session")
@@ -23,10 +26,24 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def folders_go_with_their_file(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Remove what a file's shared fixtures wrote once its tests have passed, as pytest does for ``tmp_path`` alone."""
+    base, failed = tmp_path_factory.getbasetemp(), request.session.testsfailed
+    before = set(base.iterdir())
+    yield
+    if request.session.testsfailed == failed:
+        for folder in set(base.iterdir()) - before:
+            if not folder.name.startswith(S3_FOLDER):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server (Ceph), started when the first test asks for it; an emulator where Ceph is not installed."""
-    with running_s3_server(tmp_path_factory.mktemp("s3")) as server:
+    with running_s3_server(tmp_path_factory.mktemp(S3_FOLDER)) as server:
         yield server
 
 
