@@ -122,13 +122,14 @@ class Steps:
         self._row = TaskID(0)
         if not quiet and self._stream.isatty():
             console = Console(file=self._stream)
+            whole = Column(no_wrap=True)  # rich copies it for each of the columns
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(40 if console.width >= WIDE else 10, table_column=Column(no_wrap=True)),
-                MofNCompleteColumn(table_column=Column(no_wrap=True)),
-                Rate(table_column=Column(no_wrap=True)),
-                TimeElapsedColumn(table_column=Column(no_wrap=True)),
-                TimeRemainingColumn(table_column=Column(no_wrap=True)),
+                BarColumn(40 if console.width >= WIDE else 10, table_column=whole),
+                MofNCompleteColumn(table_column=whole),
+                Rate(table_column=whole),
+                TimeElapsedColumn(table_column=whole),
+                TimeRemainingColumn(table_column=whole),
                 Note(),
                 console=console,
                 speed_estimate_period=SPEED_OVER_S,
