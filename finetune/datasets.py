@@ -82,18 +82,6 @@ def _overlap(a: shapely.Polygon, b: shapely.Polygon) -> bool:
     return any(a.intersection(other).area > 0 for other in turned)
 
 
-def class_shares(labels: Iterable[NDArray[np.uint8]], legend: Legend) -> NDArray[np.float64]:
-    """Count labelled pixels per class over label rasters of class ids; gives shares that sum to 1."""
-    counts = np.zeros(256, np.int64)
-    for label in labels:
-        counts += np.bincount(legend.to_output(label).ravel(), minlength=256)
-    seen = counts[: len(legend.ids)]
-    if not seen.sum():
-        raise UsageError("no pixel of the training scenes is labelled")
-    shares: NDArray[np.float64] = seen / seen.sum()
-    return shares
-
-
 def balanced_weights(shares: NDArray[np.float64]) -> NDArray[np.float32]:
     """Weigh classes by the inverse square root of their share, mean 1 over pixels; an absent class weighs 0."""
     root = np.divide(1, np.sqrt(shares), out=np.zeros_like(shares), where=shares > 0)

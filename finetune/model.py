@@ -71,17 +71,6 @@ def model_bytes(network: Network, card: ModelCard) -> bytes:
     return save(tensors, metadata={CARD: card.model_dump_json()})
 
 
-def load_model(url: str) -> tuple[Segmenter, ModelCard]:
-    """Read a model of land classes (in evaluation mode, on the CPU) and its card. Raises UsageError for another."""
-    network, card = load_network(url)
-    if not isinstance(network, Segmenter) or card.task.kind != "segmentation":
-        raise UsageError(
-            f"model {url} is of the task {card.task.kind} ({'tiles' if card.task.tiles else 'pixels'}): expected one of"
-            " segmentation"
-        )
-    return network, card
-
-
 def load_network(url: str, encoder: Encoder | None = None) -> tuple[Network, ModelCard]:
     """Read a model of any task (in evaluation mode, on the CPU) and its card. Raises UsageError for anything else.
 

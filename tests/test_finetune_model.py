@@ -19,7 +19,7 @@ from finetune.model import (
     check_bands,
     check_legend,
     check_pixels,
-    load_model,
+    load_network,
     model_bytes,
     model_of,
 )
@@ -77,7 +77,7 @@ def test_the_same_network_comes_back(model):
     assert model_bytes(segmenter, found) == model
     assert not segmenter.training
     open_store("memory://model").put("deep/model.safetensors", model)
-    again, _ = load_model("memory://model/deep/model.safetensors")
+    again, _ = load_network("memory://model/deep/model.safetensors")
     codes = torch.randint(0, 65000, (1, 2, 64, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(again(codes), segmenter(codes))
