@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from labelled_corpus import LEGEND, SCENES, Scene, build
 
-from finetune.config import CropConfig
+from finetune.config import CropConfig, TaskConfig
 from finetune.datasets import LabelledCrop, balanced_weights, shared_ground, split_scenes
 from finetune.legend import read_legend
 from finetune.predict import labelled_scenes, scene_tiles, source_of
+from finetune.tasks import answer_shares
 from infra.errors import UsageError
 from shards.feed import LocalFeed, generator
 from shards.plan import Plan
@@ -111,8 +112,14 @@ def test_overlapping_ground_is_found():
 
 
 def test_weights_even_out_rare_classes():
-    shares = np.array([0.98, 0.02])
+    label = np.zeros((100, 100), np.uint8)
+    label[:1] = 1
+    label[50:] = 255
+    shares = answer_shares([label], WATER, TaskConfig())
+    assert shares.tolist() == [0.98, 0.02]
     weights = balanced_weights(shares)
     assert weights[1] / weights[0] == pytest.approx(7.0, rel=1e-6)
     assert (weights * shares).sum() == pytest.approx(1, rel=1e-6)
     assert balanced_weights(np.array([1.0, 0.0])).tolist() == [1.0, 0.0]
+    with pytest.raises(UsageError, match="no label of the training scenes has an answer"):
+        answer_shares([np.full((4, 4), 255, np.uint8)], WATER, TaskConfig())
